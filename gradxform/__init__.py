@@ -1,0 +1,51 @@
+"""Composable gradient transformations for JAX: every transform is an Optax transform, and a value."""
+
+# Ground
+from . import build as build
+from ._combine.chain import chain as chain
+from ._combine.chain import named_chain as named_chain
+from ._combine.groups import param_groups as param_groups
+from ._combine.mask import freeze as freeze
+from ._combine.mask import masked as masked
+from ._combine.mask import matrices as matrices
+from ._combine.mask import per_layer as per_layer
+from ._combine.plain import identity as identity
+from ._combine.plain import scale as scale
+from ._combine.plain import scale_by_learning_rate as scale_by_learning_rate
+from ._combine.plain import scale_by_schedule as scale_by_schedule
+from ._combine.plain import set_to_zero as set_to_zero
+from ._core.apply import apply_updates as apply_updates
+from ._core.errors import missing_name as __getattr__  # noqa: F401
+from ._core.schedule import Schedule as Schedule
+from ._core.spec import from_json as from_json
+from ._core.spec import to_json as to_json
+from ._core.transform import GradientTransformation as GradientTransformation
+from ._schedules.decays import constant_schedule as constant_schedule
+from ._schedules.decays import cosine_decay_schedule as cosine_decay_schedule
+from ._schedules.decays import exponential_decay as exponential_decay
+from ._schedules.decays import join_schedules as join_schedules
+from ._schedules.decays import linear_schedule as linear_schedule
+from ._schedules.decays import piecewise_constant_schedule as piecewise_constant_schedule
+from ._schedules.decays import polynomial_schedule as polynomial_schedule
+from ._schedules.warmups import cosine_onecycle_schedule as cosine_onecycle_schedule
+from ._schedules.warmups import cosine_restarts as cosine_restarts
+from ._schedules.warmups import inverse_sqrt as inverse_sqrt
+from ._schedules.warmups import warmup_cosine as warmup_cosine
+from ._schedules.warmups import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
+from ._schedules.warmups import warmup_linear as warmup_linear
+from ._schedules.warmups import wsd as wsd
+from ._transforms.adam import adam as adam
+from ._transforms.adam import adamw as adamw
+from ._transforms.adam import nadamw as nadamw
+from ._transforms.adam import scale_by_adam as scale_by_adam
+from ._transforms.clip import adaptive_grad_clip as adaptive_grad_clip
+from ._transforms.clip import clip as clip
+from ._transforms.clip import clip_by_block_rms as clip_by_block_rms
+from ._transforms.clip import clip_by_global_norm as clip_by_global_norm
+from ._transforms.decay import add_decayed_weights as add_decayed_weights
+from ._transforms.lion import lion as lion
+from ._transforms.lion import scale_by_lion as scale_by_lion
+from ._transforms.lion import scale_by_sign as scale_by_sign
+from ._transforms.sgd import sgd as sgd
+from ._transforms.sgd import trace as trace
+from .diagnostics.describe import describe as describe

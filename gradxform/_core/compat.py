@@ -1,0 +1,70 @@
+"""What differs between versions of JAX, and nothing else. Versions compare as numbers, never as text.
+
+JAX moves names between releases; whatever the house needs that has moved, or that has no public name, stands here.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def version(text: str) -> tuple[int, ...]:
+    """`"0.10.2.dev3"` as `(0, 10, 2)`: the leading numbers of each part, up to the first part without one."""
+    parts: list[int] = []
+    for part in text.split("."):
+        digits = ""
+        for character in part:
+            if not character.isdigit():
+                break
+            digits += character
+        if not digits:
+            break
+        parts.append(int(digits))
+    return tuple(parts)
+
+
+JAX_VERSION = version(jax.__version__)
+
+
+def varying_axes(x: Any) -> frozenset[str]:
+    """The manual mesh axes on which `x` varies, as `shard_map` tracks them; empty outside of it."""
+    aval: Any = jax.typeof(x)
+    kind = getattr(aval, "manual_axis_type", None)
+    varying = getattr(kind, "varying", None)
+    if varying is None:
+        varying = getattr(aval, "vma", ())
+    return frozenset(varying)
+
+
+def manual_axes() -> frozenset[str]:
+    """The mesh axes over which the code being traced runs by hand (inside `shard_map`); empty elsewhere."""
+    mesh: Any = jax.sharding.get_abstract_mesh()
+    return frozenset(getattr(mesh, "manual_axes", ()))
+
+
+def tracks_varying(axis: str) -> bool:
+    """Whether the surrounding `shard_map` tracks which values vary (`check_vma=True`)."""
+    probe = jax.lax.pcast(jnp.zeros(()), (axis,), to="varying")
+    return axis in varying_axes(probe)
+
+
+def promotion(mode: str) -> Any:
+    """A context in which JAX promotes dtypes by `mode`, "standard" or "strict"."""
+    return jax.numpy_dtype_promotion(mode)
+
+
+def rank_promotion(mode: str) -> Any:
+    """A context in which JAX treats rank promotion by `mode`, "allow", "warn" or "raise"."""
+    return jax.numpy_rank_promotion(mode)
+
+
+def x64_enabled() -> bool:
+    """Whether double precision is switched on."""
+    return bool(jax.config.read("jax_enable_x64"))
+
+
+def is_key(x: Any) -> bool:
+    """Whether `x` is an array of typed PRNG keys."""
+    dtype = getattr(x, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)

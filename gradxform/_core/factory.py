@@ -1,0 +1,103 @@
+"""The decorators that turn a function into a factory of values.
+
+A decorated function is called as before; what it returns carries the call as its spec. The same decorators serve this
+library and anybody else's: a factory in another package or a notebook gets `repr`, equality, pickling and, once its
+package declares the entry point `gradxform.factories`, JSON.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, overload
+
+from .mask import Mask
+from .schedule import Schedule
+from .spec import Spec, bind, register
+from .transform import GradientTransformation, as_transform, build
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _decorate(function: Callable[..., Any], label: str | None, make: Callable[[Any, Spec], Any]) -> Any:
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        arguments = bind(entry, args, kwargs)
+        spec = Spec(entry, arguments)
+        positional, keywords = spec.call()
+        return make(function(*positional, **keywords), spec)
+
+    entry = register(function, call, label)
+    return call
+
+
+@overload
+def factory(function: Callable[P, Any], /) -> Callable[P, GradientTransformation]: ...
+@overload
+def factory(
+    function: None = None, /, *, label: str | None = None
+) -> Callable[[Callable[P, Any]], Callable[P, GradientTransformation]]: ...
+def factory(function: Any = None, /, *, label: str | None = None) -> Any:
+    """Makes a function that returns a transform into a factory: its results are values.
+
+    Args:
+        function: returns what a lift, a chain or any Optax factory returns.
+        label: the name of its results as links of a chain; by default the function's, without `scale_by_`.
+
+    Example:
+        >>> import gradxform as gx
+        >>> from gradxform import build
+        >>> @build.factory
+        ... def half_clip(limit: float = 1.0):
+        ...     return gx.chain(gx.clip(limit), gx.scale(0.5))
+        >>> half_clip(2.0) == half_clip(limit=2.0)
+        True
+    """
+
+    def make(made: Any, spec: Spec) -> GradientTransformation:
+        return build(as_transform(made, spec.factory.text).body, spec)
+
+    def decorate(fn: Callable[..., Any]) -> Any:
+        return _decorate(fn, label, make)
+
+    return decorate if function is None else decorate(function)
+
+
+def schedule(function: Callable[P, Any]) -> Callable[P, Schedule]:
+    """Makes a function that returns a function of the step count into a factory of schedules.
+
+    Example:
+        >>> from gradxform import build
+        >>> @build.schedule
+        ... def reciprocal(scale: float):
+        ...     return lambda count: scale / (1.0 + count)
+        >>> reciprocal(2.0) == reciprocal(scale=2.0), float(reciprocal(2.0)(1))
+        (True, 1.0)
+    """
+
+    def make(made: Any, spec: Spec) -> Schedule:
+        if isinstance(made, Schedule):
+            return Schedule(made._fn, spec, made._exact)
+        if isinstance(made, tuple):
+            return Schedule(made[0], spec, made[1])
+        return Schedule(made, spec)
+
+    return _decorate(function, None, make)
+
+
+def mask(function: Callable[P, Any]) -> Callable[P, Mask]:
+    """Makes a function that returns a predicate `(path, leaf) -> bool` into a factory of masks.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from gradxform import build
+        >>> @build.mask
+        ... def larger_than(size: int):
+        ...     return lambda path, leaf: leaf.size > size
+        >>> larger_than(2)({"a": jnp.ones(3), "b": jnp.ones(1)})
+        {'a': True, 'b': False}
+    """
+
+    def make(made: Any, spec: Spec) -> Mask:
+        return Mask(made, spec)
+
+    return _decorate(function, None, make)

@@ -1,0 +1,206 @@
+"""The arithmetic that rules share: averages that lose nothing, saturating casts and counts, random bits, rounding.
+
+A decay rate b enters a rule twice, as b and as 1 - b, and bias correction needs 1 - b^t. In float32 the number 0.999 is
+off by 1.3e-8, so 1 - b computed from it is off by 1.3e-5 and the first update of Adam by as much. A `Decay` therefore
+carries both b and its complement, each rounded once from all that is known of the number: from the double that a
+Python float is, or from the two words of a `TwoFloat` when the number is not known until the step runs.
+
+    1 - b^t = -expm1(t * log1p(-(1 - b)))
+
+loses nothing either, because each function is evaluated where it is well conditioned.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+INT32_MAX = np.iinfo(np.int32).max
+#: The largest magnitude whose square is still finite in float32, as a power of two. bfloat16 reaches 2^127.
+SQUARABLE = 2.0**63
+
+
+class TwoFloat(NamedTuple):
+    """A number as the unevaluated sum `hi + lo` of two float32 words: about 48 bits, in arrays that JAX can carry.
+
+    `two_float(0.999)` may be passed through `jit` and handed to any factory in the place of a hyperparameter; what is
+    derived from it is as exact as from the Python number.
+    """
+
+    hi: Any
+    lo: Any
+
+
+def two_float(x: Any) -> TwoFloat:
+    """Splits a Python number into a `TwoFloat`.
+
+    Example:
+        >>> from gradxform.build import two_float
+        >>> pair = two_float(0.999)
+        >>> float(pair.hi) + float(pair.lo) == 0.999
+        False
+        >>> abs(float(pair.hi) + float(pair.lo) - 0.999) < 1e-15
+        True
+    """
+    hi = np.float32(x)
+    return TwoFloat(hi, np.float32(float(x) - float(hi)))
+
+
+class Decay(NamedTuple):
+    """A decay rate b with its complement 1 - b, each accurate to half a unit in the last place."""
+
+    value: Any
+    complement: Any
+
+
+def decay_of(x: Any, dtype: Any) -> Decay:
+    """The `Decay` of a Python number, a `TwoFloat` or a 0-d array, in `dtype` (float32 or float64)."""
+    if isinstance(x, TwoFloat):
+        if np.dtype(dtype) == np.float64:
+            value = jnp.asarray(x.hi, dtype) + jnp.asarray(x.lo, dtype)
+            return Decay(value, 1 - value)
+        one = np.float32(1)
+        return Decay(x.hi, (one - x.hi) - x.lo)
+    if isinstance(x, int | float | np.number):
+        return Decay(np.asarray(x, dtype)[()], np.asarray(1.0 - float(x), dtype)[()])
+    wide = x if x.dtype.itemsize >= np.dtype(dtype).itemsize else x.astype(dtype)
+    return Decay(wide.astype(dtype), (1 - wide).astype(dtype))
+
+
+def ema(x: Any, average: Any, decay: Decay) -> Any:
+    """`b * average + (1 - b) * x`."""
+    return decay.value * average + decay.complement * x
+
+
+def debias(decay: Decay, t: Any) -> Any:
+    """`1 - b^t` for t = 1, 2, ..., the weight that an average started at zero has gathered after t steps.
+
+    Accurate to a few units in the last place for every b in [0, 1) and t up to 10^7 and beyond.
+    """
+    return -jnp.expm1(t * jnp.log1p(-decay.complement))
+
+
+def abs_sq(x: Any) -> Any:
+    """`|x|^2`, real also for complex `x`."""
+    if jnp.iscomplexobj(x):
+        return jnp.square(x.real) + jnp.square(x.imag)
+    return x * x
+
+
+def next_count(count: Any) -> Any:
+    """`count + 1`, staying at the largest value of its dtype instead of wrapping around."""
+    top = np.asarray(jnp.iinfo(count.dtype).max, count.dtype)
+    return jnp.where(count < top, count + np.asarray(1, count.dtype), top)
+
+
+def compute_dtype(*dtypes: Any) -> Any:
+    """The dtype in which a leaf is worked: at least float32, wide enough for all given, complex if one is."""
+    out = jnp.dtype(jnp.float32)
+    for dtype in dtypes:
+        if dtype is not None and jnp.issubdtype(dtype, jnp.inexact):
+            out = jnp.promote_types(out, dtype)
+    return out
+
+
+def real_dtype(dtype: Any) -> Any:
+    """float32 for complex64, float64 for complex128, the dtype itself otherwise."""
+    return jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.complexfloating) else dtype
+
+
+def _narrows(source: Any, target: Any) -> bool:
+    """Whether finite values of `source` can lie beyond the range of `target`."""
+    return float(jnp.finfo(source).max) > float(jnp.finfo(target).max)
+
+
+def cast(x: Any, dtype: Any) -> Any:
+    """`x` in `dtype`; a finite value beyond the range of `dtype` becomes its largest finite one, Inf and NaN stay."""
+    if x.dtype == dtype:
+        return x
+    if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        x = x.real
+    if jnp.issubdtype(dtype, jnp.complexfloating) or not _narrows(x.dtype, dtype):
+        return x.astype(dtype)
+    return saturate(x, float(jnp.finfo(dtype).max)).astype(dtype)
+
+
+def saturate(x: Any, limit: float) -> Any:
+    """Clips finite values to `[-limit, limit]` and leaves Inf and NaN to be seen."""
+    bound = np.asarray(limit, x.dtype)
+    return jnp.where(jnp.isfinite(x), jnp.clip(x, -bound, bound), x)
+
+
+def widen(x: Any, dtype: Any) -> Any:
+    """A gradient in its compute dtype. bfloat16 reaches 2^127, whose square float32 cannot hold: it is kept squarable."""
+    if x.dtype == dtype:
+        return x
+    wide = x.astype(dtype)
+    return saturate(wide, SQUARABLE) if x.dtype == jnp.bfloat16 and dtype == jnp.float32 else wide
+
+
+# ------------------------------------------------------------------------------------------------ random bits, rounding
+
+
+def random_bits(seed: Any, step: Any, leaf: int, shape: tuple[int, ...], offset: Any = 0) -> Any:
+    """32 random bits an element, from counters alone: the same on any mesh and for any cut of the array.
+
+    Element i of the leaf (in row-major order of the *global* array, `offset` for a slice that starts later) hashes
+    `(seed, step, leaf, i)` with the 32-bit finalizer "lowbias32" (C. Wellons, hash-prospector, 2018), once for the
+    stream and once an element.
+
+    Args:
+        seed: an integer.
+        step: the step count.
+        leaf: a number that tells leaves apart, as `leaf_number(path)`.
+        shape: the shape of the result.
+        offset: global index of the first element.
+    """
+    stream = _mix(
+        jnp.asarray(seed, jnp.uint32)
+        ^ _mix(jnp.asarray(step, jnp.uint32) ^ _mix(jnp.asarray(leaf, jnp.uint32)))
+    )
+    size = int(np.prod(shape, dtype=np.int64))
+    index = jnp.arange(size, dtype=jnp.uint32).reshape(shape) + jnp.asarray(offset, jnp.uint32)
+    return _mix(_mix(index) ^ stream)
+
+
+def _mix(x: Any) -> Any:
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+def leaf_number(path: str) -> int:
+    """A 32-bit number of a leaf's path (FNV-1a), the same in every process, unlike `hash`."""
+    number = 0x811C9DC5
+    for byte in path.encode():
+        number = ((number ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return number
+
+
+def stochastic_round(x: Any, bits: Any, dtype: Any = jnp.bfloat16) -> Any:
+    """float32 to bfloat16, up or down at random in proportion to the distance, so that the mean is exact.
+
+    The low 16 bits of the float32 word decide: adding 16 random bits carries into the upper half with just the right
+    probability. Zero and exact values stay; Inf and NaN stay; a finite value never becomes Inf.
+
+    Args:
+        x: a float32 array.
+        bits: uint32 of the same shape (`random_bits`); its low 16 bits are used.
+        dtype: bfloat16, the only target for which the carry trick is exact.
+    """
+    if jnp.dtype(dtype) != jnp.bfloat16 or x.dtype != jnp.float32:
+        raise TypeError(
+            f"stochastic_round: float32 to bfloat16 only, got {x.dtype} to {jnp.dtype(dtype).name}"
+        )
+    word = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    carried = word + (bits & np.uint32(0xFFFF))
+    upper = jax.lax.bitcast_convert_type((carried >> np.uint32(16)).astype(jnp.uint16), jnp.bfloat16)
+    plain = x.astype(jnp.bfloat16)
+    return jnp.where(
+        jnp.isfinite(x) & jnp.isfinite(upper), upper, jnp.where(jnp.isfinite(x), _truncate(word), plain)
+    )
+
+
+def _truncate(word: Any) -> Any:
+    return jax.lax.bitcast_convert_type((word >> np.uint32(16)).astype(jnp.uint16), jnp.bfloat16)

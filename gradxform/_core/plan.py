@@ -1,0 +1,218 @@
+"""What will run, decided when a transform is built: links with addresses, and the passes that carry them.
+
+A body is what stands behind a transform: one rule, a chain, a mask, groups, somebody else's functions. Lowering a body
+flattens whatever is nested into *links*, each with its address, and sorts their stages into *segments*. Within a
+segment every leaf is read once and goes through all its stages; a new segment starts only where a reduction needs
+something that does not exist before the leaves have been worked: the input of a `reduce` that stands behind another
+step, or the whole tree for a transform that is not made of rules.
+
+    chain(clip_by_global_norm(1.0), scale_by_adam(), scale_by_learning_rate(1e-3))     one segment
+    chain(scale(10.0), clip_by_global_norm(1.0), ...)                                  two: the clip needs 10 g, not g
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from .numerics import cast
+from .roles import Role
+from .rule import Rule
+from .tree import is_absent
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Which stored array an executor is looking at: `adam/mu/block_0/kernel`."""
+
+    link: str
+    field: str
+    role: Role
+    path: str
+
+
+class Executor:
+    """How slots are stored. The plain one keeps the dtype; low-bit, guards and ZeRO put their own in front of it."""
+
+    def decode(self, slot: Slot, stored: Any, dtype: Any) -> Any:
+        """The stored form as an array in the compute dtype."""
+        del slot
+        return cast(stored, dtype)
+
+    def encode(self, slot: Slot, new: Any, stored: Any) -> Any:
+        """The stored form of a new value; `stored` is the old one, whose shape and dtype it keeps."""
+        del slot
+        return cast(new, stored.dtype)
+
+
+PLAIN = Executor()
+
+
+class Selector(Protocol):
+    """Which leaves a link works on."""
+
+    def select(self, tree: Any, paths: Sequence[str], places: Sequence[Any]) -> list[bool]: ...
+
+
+class Whole(Protocol):
+    """A transform that is not made of rules: it sees the whole tree at once."""
+
+    def update(self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """Where lowering stands: the names above, the masks and the executor around, the segment reached so far."""
+
+    names: tuple[str, ...] = ()
+    selectors: tuple[Selector, ...] = ()
+    executor: Executor = PLAIN
+    stacked: tuple[Any, ...] = ()
+    mask_extra: bool = False
+    segment: int = 0
+    worked: bool = False
+
+    def after(self, other: "Route") -> "Route":
+        """This surrounding with the position that `other` has reached."""
+        return replace(self, segment=other.segment, worked=other.worked)
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """One step of the flattened chain. Exactly one of `rule` and `whole` is there."""
+
+    address: str
+    rule: Rule | None
+    whole: Whole | None
+    selectors: tuple[Selector, ...]
+    executor: Executor
+    stacked: tuple[Any, ...]
+    mask_extra: bool
+    needs: tuple[str, ...]
+
+    @property
+    def reach(self) -> str:
+        return "tree" if self.rule is None else self.rule.reach
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Stages that share one pass over the leaves, as `(link, stage)` numbers, and whole-tree links on other leaves."""
+
+    stages: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    wholes: list[int] = field(default_factory=list[int])
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The links and segments of a body. Static: it depends on the spec and on nothing that happens later."""
+
+    links: tuple[Link, ...]
+    segments: tuple[Segment, ...]
+
+    @property
+    def needs(self) -> dict[str, list[str]]:
+        """What has to be passed to `update`, and which links ask for it."""
+        found: dict[str, list[str]] = {}
+        for link in self.links:
+            for name in link.needs:
+                found.setdefault(name, []).append(link.address)
+        return found
+
+
+class Lowering:
+    """Collects links and segments while bodies are flattened."""
+
+    def __init__(self) -> None:
+        self.links: list[Link] = []
+        self.segments: list[Segment] = []
+        self._names: dict[tuple[str, ...], dict[str, int]] = {}
+
+    def enter(self, route: Route, label: str) -> Route:
+        """The route below a link called `label`; a second one of that name becomes `label_1`. No label, no level."""
+        if not label:
+            return route
+        known = self._names.setdefault(route.names, {})
+        number = known.get(label, 0)
+        known[label] = number + 1
+        return replace(route, names=(*route.names, label if number == 0 else f"{label}_{number}"))
+
+    def _segment(self, number: int) -> Segment:
+        while len(self.segments) <= number:
+            self.segments.append(Segment())
+        return self.segments[number]
+
+    def _link(self, route: Route, rule: Rule | None, whole: Whole | None, needs: tuple[str, ...]) -> int:
+        address = "/".join(route.names) or ("transform" if rule is None else rule.call)
+        self.links.append(
+            Link(
+                address, rule, whole, route.selectors, route.executor, route.stacked, route.mask_extra, needs
+            )
+        )
+        return len(self.links) - 1
+
+    def rule(self, rule: Rule, route: Route) -> Route:
+        number = self._link(route, rule, None, rule.needs)
+        segment, worked = route.segment, route.worked
+        for i, stage in enumerate(rule.stages):
+            if stage.reduce is not None and (worked or i > 0):
+                segment, worked = segment + 1, False
+            self._segment(segment).stages.append((number, i))
+            worked = worked or stage.step is not None
+        return replace(route, segment=segment, worked=worked)
+
+    def whole(self, whole: Whole, route: Route, needs: tuple[str, ...] = ()) -> Route:
+        number = self._link(route, None, whole, needs)
+        segment = route.segment + (1 if route.worked else 0)
+        self._segment(segment).wholes.append(number)
+        return replace(route, segment=segment + 1, worked=False)
+
+
+class Body:
+    """What stands behind a transform. States are nested as bodies are; `split` and `join` flatten and nest them."""
+
+    #: How often a learning rate is applied on the way through, and whether the direction is turned downhill.
+    rate: int = 0
+    flips: bool = False
+    #: Whether it holds a decay that is independent of the learning rate and so has to stand behind it.
+    uncoupled: bool = False
+    #: The name of a link made of this body when its factory gives none.
+    label: str = ""
+
+    def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
+        raise NotImplementedError
+
+    def lower(self, lowering: Lowering, route: Route) -> Route:
+        raise NotImplementedError
+
+    def split(self, state: Any, address: str) -> list[Any]:
+        raise NotImplementedError
+
+    def join(self, state: Any, parts: list[Any]) -> Any:
+        raise NotImplementedError
+
+    @property
+    def plan(self) -> Plan:
+        found = self.__dict__.get("_plan")
+        if found is None:
+            lowering = Lowering()
+            self.lower(lowering, Route())
+            found = self.__dict__["_plan"] = Plan(tuple(lowering.links), tuple(lowering.segments))
+        return found
+
+
+def selected(
+    link: Link, tree: Any, paths: Sequence[str], places: Sequence[Any], cache: dict[Any, Any]
+) -> list[bool]:
+    """Which places a link works on: all of its selectors agree, and there is an array."""
+    chosen = [not is_absent(place) for place in places]
+    for selector in link.selectors:
+        family = getattr(
+            selector, "family", selector
+        )  # the selectors of one set of groups share their answer
+        answer = cache.get(id(family))
+        if answer is None:
+            answer = cache[id(family)] = family.select(tree, paths, places)
+        if family is not selector:
+            answer = [number == selector.index for number in answer]  # type: ignore[attr-defined]
+        chosen = [a and b for a, b in zip(chosen, answer, strict=True)]
+    return chosen

@@ -1,0 +1,129 @@
+"""What a transform is, as rows: the facts behind `describe`, the memory table and the routing printout.
+
+Rows are made from the plan and from abstract shapes; nothing is computed on a device.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from .plan import Link, selected
+from .roles import OTHER, Role
+from .rule import Rule
+from .scalars import is_schedule
+from .transform import GradientTransformation
+from .tree import is_absent, view
+
+
+@dataclass(frozen=True)
+class LinkRow:
+    """One link: what it does to which leaves, what it keeps."""
+
+    address: str
+    call: str
+    reach: str
+    needs: tuple[str, ...]
+    scalars: tuple[tuple[str, str], ...]
+    leaves: tuple[str, ...]
+    parameters: int
+    state_bytes: int
+    slots: tuple[tuple[str, str, str, int], ...]  # field, role, dtype, bytes
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All rows of a transform for a tree of parameters."""
+
+    links: tuple[LinkRow, ...]
+    leaves: tuple[tuple[str, tuple[int, ...], str], ...]
+    parameters: int
+    parameter_bytes: int
+    state_bytes: int
+    frozen: tuple[str, ...]
+    downhill: bool | None
+
+
+def _bytes(x: Any) -> int:
+    size = getattr(x.dtype, "itemsize", 4)
+    return int(np.prod(x.shape, dtype=np.int64)) * int(size)
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree, abstract ones included."""
+    return sum(_bytes(x) for x in jax.tree.leaves(tree) if hasattr(x, "dtype"))
+
+
+def _scalar_text(value: Any) -> str:
+    if is_schedule(value):
+        return repr(value) if hasattr(value, "spec") else getattr(value, "__name__", "a function")
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    return "traced" if isinstance(value, jax.core.Tracer) else f"{value}"
+
+
+def _slots(rule: Rule, state: Any) -> list[tuple[str, str, str, int]]:
+    inner = state.inner if rule.scheduled else state
+    rows: list[tuple[str, str, str, int]] = []
+    for name, role in rule.roles.items():
+        rows.append(_slot(name, role, getattr(inner, name)))
+    return rows
+
+
+def _slot(name: str, role: Role, tree: Any) -> tuple[str, str, str, int]:
+    dtypes = sorted({str(x.dtype) for x in jax.tree.leaves(tree) if hasattr(x, "dtype")})
+    return name, role.name, "/".join(dtypes) or "-", tree_bytes(tree)
+
+
+def _row(link: Link, state: Any, leaves: list[tuple[str, int]]) -> LinkRow:
+    rule = link.rule
+    if rule is None:
+        slots = [_slot("state", OTHER, state)] if jax.tree.leaves(state) else []
+        scalars: list[tuple[str, str]] = []
+    else:
+        slots = _slots(rule, state)
+        values = {**rule.decays, **rule.scalars}
+        scalars = [(name, _scalar_text(value)) for name, value in values.items()]
+    return LinkRow(
+        address=link.address,
+        call="a transform without spec" if rule is None else rule.call,
+        reach=link.reach,
+        needs=link.needs,
+        scalars=tuple(scalars),
+        leaves=tuple(path for path, _ in leaves),
+        parameters=sum(size for _, size in leaves),
+        state_bytes=tree_bytes(state),
+        slots=tuple(slots),
+    )
+
+
+def facts(tx: GradientTransformation, params: Any) -> Facts:
+    """The rows of `tx` for `params` (arrays or shapes)."""
+    rows = view(params)
+    state = jax.eval_shape(tx.body.init, params)
+    parts = tx.body.split(state, "")
+    sizes = [0 if is_absent(p) else int(np.prod(np.shape(p), dtype=np.int64)) for p in rows.places]
+    cache: dict[Any, Any] = {}
+    found: list[LinkRow] = []
+    moved: set[str] = set()
+    zeroed: set[str] = set()
+    for link, part in zip(tx.plan.links, parts, strict=True):
+        chosen = selected(link, params, rows.paths, rows.places, cache)
+        leaves = [(path, size) for path, size, take in zip(rows.paths, sizes, chosen, strict=True) if take]
+        found.append(_row(link, part, leaves))
+        is_zero = link.rule is not None and link.rule.call == "set_to_zero"
+        (zeroed if is_zero else moved).update(path for path, _ in leaves)
+    arrays = [(path, p) for path, p in zip(rows.paths, rows.places, strict=True) if not is_absent(p)]
+    known = all(link.rule is not None for link in tx.plan.links)
+    return Facts(
+        links=tuple(found),
+        leaves=tuple(
+            (path, tuple(np.shape(p)), str(getattr(p, "dtype", type(p).__name__))) for path, p in arrays
+        ),
+        parameters=sum(sizes),
+        parameter_bytes=tree_bytes(params),
+        state_bytes=tree_bytes(state),
+        frozen=tuple(sorted(zeroed)),
+        downhill=tx.body.flips if known or tx.body.flips else None,
+    )

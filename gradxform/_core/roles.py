@@ -1,0 +1,108 @@
+"""What a field of a state means. Executors, checkpoints and reports act on the meaning and never on a method's name.
+
+A state is a NamedTuple whose annotations are roles:
+
+    class ScaleByAdamState(NamedTuple):
+        count: Count
+        mu: Moment
+        nu: SecondMoment
+
+For a state class that is Optax's, the same is declared beside it: `declare_roles(optax.ScaleByAdamState, count=Count,
+mu=Moment, nu=SecondMoment)`. A field without a role is a whole of its own (`Other`): it is carried, never looked into.
+"""
+
+import typing
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, TypeAlias
+
+import optax
+
+
+@dataclass(frozen=True)
+class Role:
+    """One meaning. `per_parameter` fields are trees shaped like the parameters' tree; the others are single values."""
+
+    name: str
+    per_parameter: bool
+    meaning: str
+
+
+COUNT = Role("count", False, "completed steps, a saturating int32 scalar")
+KEY = Role("key", False, "a PRNG key")
+READING = Role("reading", False, "a scalar of the whole step that the method computes and keeps")
+MOMENT = Role("moment", True, "a signed average of gradients")
+SECOND_MOMENT = Role("second moment", True, "an average of squares, never negative")
+ITERATE = Role("iterate", True, "a second set of weights")
+FACTOR = Role("factor", True, "a factor of a second moment: row or column averages")
+GRAM = Role("gram", True, "an average of G G^T or G^T G")
+BASIS = Role("basis", True, "an orthogonal basis")
+RESIDUAL = Role("residual", True, "what rounding or compression left out")
+HISTORY = Role("history", True, "past gradients or steps, stacked")
+OTHER = Role("other", False, "not declared")
+
+Count: TypeAlias = Annotated[Any, COUNT]
+Key: TypeAlias = Annotated[Any, KEY]
+Reading: TypeAlias = Annotated[Any, READING]
+Moment: TypeAlias = Annotated[Any, MOMENT]
+SecondMoment: TypeAlias = Annotated[Any, SECOND_MOMENT]
+Iterate: TypeAlias = Annotated[Any, ITERATE]
+Factor: TypeAlias = Annotated[Any, FACTOR]
+Gram: TypeAlias = Annotated[Any, GRAM]
+Basis: TypeAlias = Annotated[Any, BASIS]
+Residual: TypeAlias = Annotated[Any, RESIDUAL]
+History: TypeAlias = Annotated[Any, HISTORY]
+
+_DECLARED: dict[type, dict[str, Role]] = {}
+
+
+def role_of(annotation: Any) -> Role:
+    """The role that an annotation carries."""
+    if isinstance(annotation, Role):
+        return annotation
+    found = [item for item in getattr(annotation, "__metadata__", ()) if isinstance(item, Role)]
+    return found[0] if found else OTHER
+
+
+def declare_roles(state: type, **fields: Any) -> None:
+    """Says what the fields of a state class mean that we did not write.
+
+    Raises:
+        ValueError: if the class has no such field, or a role is not one of this module's.
+    """
+    known: tuple[str, ...] = getattr(state, "_fields", ())
+    for name, annotation in fields.items():
+        if name not in known:
+            raise ValueError(
+                f"declare_roles({state.__name__}): no field {name!r}; it has {', '.join(known) or 'none'}"
+            )
+        if role_of(annotation) is OTHER:
+            raise ValueError(f"declare_roles({state.__name__}, {name}=...): {annotation!r} is not a role")
+    _DECLARED[state] = {name: role_of(annotation) for name, annotation in fields.items()}
+    roles_of.cache_clear()
+
+
+@cache
+def roles_of(state: type) -> dict[str, Role]:
+    """Field names and roles of a state class, in the order of its fields."""
+    fields: tuple[str, ...] = getattr(state, "_fields", ())
+    declared = _DECLARED.get(state)
+    if declared is None:
+        try:
+            hints = typing.get_type_hints(state, include_extras=True)
+        except (NameError, TypeError):
+            hints = {}
+        declared = {name: role_of(hints.get(name)) for name in fields}
+    return {name: declared.get(name, OTHER) for name in fields}
+
+
+declare_roles(optax.ScaleByAdamState, count=Count, mu=Moment, nu=SecondMoment)
+declare_roles(optax.ScaleByLionState, count=Count, mu=Moment)
+declare_roles(optax.TraceState, trace=Moment)
+declare_roles(optax.EmaState, count=Count, ema=Moment)
+declare_roles(optax.ScaleByScheduleState, count=Count)
+declare_roles(optax.ScaleByRmsState, nu=SecondMoment)
+declare_roles(optax.ScaleByRssState, sum_of_squares=SecondMoment)
+declare_roles(optax.ScaleByAmsgradState, count=Count, mu=Moment, nu=SecondMoment, nu_max=SecondMoment)
+declare_roles(optax.ScaleByBeliefState, count=Count, mu=Moment, nu=SecondMoment)
+declare_roles(optax.FactoredState, count=Count, v_row=Factor, v_col=Factor, v=SecondMoment)

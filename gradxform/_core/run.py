@@ -1,0 +1,289 @@
+"""The engine: one step of any body, segment by segment, leaf by leaf.
+
+For every segment: add up the partials of its reductions, compute its scalars once, then take each leaf through all its
+stages. The scalars are folded into the leaves' arithmetic, so a clip in front of Adam costs one read of the gradients
+and one multiplication inside a loop that runs anyway; no clipped copy of the gradients ever exists.
+"""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from . import compat, door, roles
+from .mask import hide
+from .numerics import cast, compute_dtype, real_dtype, widen
+from .plan import PLAIN, Body, Link, Plan, Segment, Slot, selected
+from .reduce import axes_of, reduce_leaves
+from .rule import Leaf, Rule, Running, Stage, stack_depth
+from .scalars import at_dtype
+from .tree import View, is_absent, is_float0, is_inexact
+
+
+def run(body: Body, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:
+    """`update` of a transform whose body is `body`."""
+    parts = body.split(state, "")
+    rows, ps = door.enter(body.plan, updates, params, extra)
+    step = _Step(body.plan, rows, ps, updates if params is None else params, parts, extra)
+    for segment in body.plan.segments:
+        step.segment(segment)
+    return step.updates(), body.join(state, step.parts())
+
+
+class _Step:
+    """One call of `update`: the leaves on their way and the states of all links."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        rows: View,
+        ps: list[Any] | None,
+        tree: Any,
+        parts: list[Any],
+        extra: Mapping[str, Any],
+    ) -> None:
+        self.plan, self.rows, self.extra = plan, rows, extra
+        self.us = list(rows.places)
+        self.ps: list[Any] = [None] * len(self.us) if ps is None else ps
+        self.has_params = ps is not None
+        self.touched = [False] * len(self.us)
+        self.out = [_out_dtype(u, p) for u, p in zip(self.us, self.ps, strict=True)]
+        self.dtypes = [_work_dtype(u, p) for u, p in zip(self.us, self.ps, strict=True)]
+        widest = compute_dtype(*(dtype for dtype in self.dtypes if dtype is not None))
+        self.dtype = real_dtype(widest)
+        cache: dict[Any, Any] = {}
+        kinds = self.us if ps is None else ps
+        self.chosen = [selected(link, tree, rows.paths, kinds, cache) for link in plan.links]
+        self.states = parts
+        self.running = [self._start(i, link) for i, link in enumerate(plan.links)]
+
+    def _start(self, number: int, link: Link) -> Running | None:
+        if link.rule is None:
+            return None
+        chosen = self.chosen[number]
+        for i, path in enumerate(self.rows.paths):
+            if chosen[i] and not is_absent(self.us[i]):
+                door.check_leaf(link, path, self.us[i])
+        chosen = [c and _workable(u, link.rule) for c, u in zip(chosen, self.us, strict=True)]
+        self.chosen[number] = chosen
+        state = self.states[number]
+        inner = state.inner if link.rule.scheduled else state
+        slots = {
+            name: door.check_slot(
+                link,
+                name,
+                getattr(inner, name),
+                self.rows,
+                chosen,
+                link.executor is PLAIN and name not in link.rule.init,
+            )
+            for name in link.rule.slots
+        }
+        running = Running(link.rule, state, slots)
+        running.begin(self.dtype)
+        return running
+
+    # ---------------------------------------------------------------------------------------- one segment
+
+    def segment(self, segment: Segment) -> None:
+        scaled: dict[tuple[int, Any], SimpleNamespace] = {}
+        for number, i in segment.stages:
+            running = self.running[number]
+            stage = running.rule.stages[i] if running else None
+            if running is None or stage is None:
+                continue
+            sums = self._reduce(number, stage, running) if stage.reduce is not None else None
+            running.scalars(stage, sums, self.extra, self.dtype)
+        for row in range(len(self.us)):
+            entries = [
+                (n, i)
+                for n, i in segment.stages
+                if self.chosen[n][row] and self._stage(n, i).step is not None
+            ]
+            if entries:
+                self._leaf(row, entries, scaled)
+        for number in segment.wholes:
+            self._whole(number)
+
+    def _stage(self, number: int, i: int) -> Stage:
+        rule = self.plan.links[number].rule
+        return Stage() if rule is None else rule.stages[i]
+
+    def _value(self, row: int) -> Any:
+        """A leaf's update in its compute dtype."""
+        return widen(jnp.asarray(self.us[row]), self.dtypes[row])
+
+    def _param(self, row: int) -> Any:
+        p = self.ps[row]
+        return None if is_absent(p) or not is_inexact(p) else widen(jnp.asarray(p), self.dtypes[row])
+
+    def _slots(self, number: int, row: int) -> SimpleNamespace:
+        link, running = self.plan.links[number], self.running[number]
+        found: dict[str, Any] = {}
+        for name, stored in (running.slots if running else {}).items():
+            role = link.rule.roles[name] if link.rule else roles.OTHER
+            dtype = self.dtypes[row]
+            wanted = real_dtype(dtype) if role is roles.SECOND_MOMENT else dtype
+            found[name] = link.executor.decode(
+                Slot(link.address, name, role, self.rows.paths[row]), stored[row], wanted
+            )
+        return SimpleNamespace(**found)
+
+    def _info(self, number: int, row: int) -> tuple[Leaf, int]:
+        """What a rule may know of a leaf, and the number of its leading stack axes."""
+        link, u, path = self.plan.links[number], self.us[row], self.rows.paths[row]
+        depth = stack_depth(link.stacked, path, u) if link.reach != "element" else 0
+        axes: tuple[str, ...] = ()
+        if link.rule is not None and link.rule.reach != "element":
+            axes = axes_of(path, u, link.rule.axis_names, link.address)
+        return Leaf(path, u.shape[depth:], self.out[row], 0, axes), depth
+
+    def _reduce(self, number: int, stage: Stage, running: Running) -> Any:
+        partials: list[Any] = []
+        axes: list[tuple[str, ...]] = []
+        reduce: Any = stage.reduce
+        for row, take in enumerate(self.chosen[number]):
+            if not take:
+                continue
+            leaf, _ = self._info(number, row)
+            dtype = self.dtypes[row]
+            k = _at(running.k, real_dtype(dtype))
+            with _promotion(dtype):
+                partial = reduce(self._value(row), self._slots(number, row), self._param(row), k, leaf)
+                partials.append(jax.tree.map(lambda x: jnp.asarray(x).astype(self.dtype), partial))
+            axes.append(leaf.axes)
+        zero = jnp.zeros([], self.dtype)
+        if not partials:  # nothing to add up: ask the rule for the shape of its partials
+            empty = jnp.zeros((0,), self.dtype)
+            slots = SimpleNamespace(**dict.fromkeys(running.slots, empty))
+            leaf = Leaf("", (0,), self.dtype)
+            partial = reduce(empty, slots, empty, _at(running.k, self.dtype), leaf)
+            return jax.tree.map(lambda x: zero, partial)
+        return reduce_leaves(partials, axes, stage.combine, zero)
+
+    def _leaf(
+        self, row: int, entries: list[tuple[int, int]], scaled: dict[tuple[int, Any], SimpleNamespace]
+    ) -> None:
+        """Takes one leaf through all its stages of this segment."""
+        u, p, dtype = self._value(row), self._param(row), self.dtypes[row]
+        real = real_dtype(dtype)
+        for number, i in entries:
+            running, link = self.running[number], self.plan.links[number]
+            if running is None:
+                continue
+            k = scaled.get((number, real))
+            if k is None:
+                k = scaled[number, real] = _at(running.k, real)
+            leaf, depth = self._info(number, row)
+            s = self._slots(number, row)
+            try:
+                with _promotion(dtype):
+                    u, new = _call(running.rule.stages[i].step, u, s, p, k, leaf, depth)
+            except Exception as problem:
+                problem.add_note(
+                    f"while {link.address} worked on the leaf {leaf.path!r} ({dtype.name}{list(u.shape)})"
+                )
+                raise
+            for name, value in new.items():
+                stored = running.slots[name]
+                slot = Slot(link.address, name, running.rule.roles[name], leaf.path)
+                stored[row] = link.executor.encode(slot, value, stored[row])
+        self.us[row], self.touched[row] = u, True
+
+    def _whole(self, number: int) -> None:
+        """Hands the whole tree to a transform that is not made of rules."""
+        link, chosen = self.plan.links[number], self.chosen[number]
+        if link.whole is None:
+            return
+        hidden = optax.MaskedNode()
+        masked = bool(link.selectors)
+        now = [cast(u, self.out[i]) if self.touched[i] else u for i, u in enumerate(self.us)]
+        us = [u if take or not masked else hidden for u, take in zip(now, chosen, strict=True)]
+        unflatten = self.rows.treedef.unflatten
+        params = None
+        if self.has_params:
+            params = unflatten(
+                [p if take or not masked else hidden for p, take in zip(self.ps, chosen, strict=True)]
+            )
+        extra = self._hidden_extra(chosen) if link.mask_extra else self.extra
+        try:
+            got, self.states[number] = link.whole.update(unflatten(us), self.states[number], params, extra)
+        except Exception as problem:
+            problem.add_note(f"while the link {link.address} ran")
+            raise
+        new = self.rows.treedef.flatten_up_to(got)
+        for row, value in enumerate(new):
+            if (chosen[row] or not masked) and not is_absent(value):
+                self.us[row], self.touched[row] = value, True
+
+    def _hidden_extra(self, chosen: list[bool]) -> dict[str, Any]:
+        """The extra arguments, those that are shaped like the parameters masked as they are."""
+        same = {
+            n: x
+            for n, x in self.extra.items()
+            if jax.tree.structure(x, is_leaf=is_absent) == self.rows.treedef
+        }
+        return {**self.extra, **{name: hide(x, chosen) for name, x in same.items()}}
+
+    # ---------------------------------------------------------------------------------------- leaving
+
+    def updates(self) -> Any:
+        done = [_leave(u, dtype) for u, dtype in zip(self.us, self.out, strict=True)]
+        return self.rows.treedef.unflatten(done)
+
+    def parts(self) -> list[Any]:
+        unflatten = self.rows.treedef.unflatten
+        return [s if r is None else r.end(unflatten) for r, s in zip(self.running, self.states, strict=True)]
+
+
+def _workable(u: Any, rule: Rule) -> bool:
+    if is_absent(u) or is_float0(u):
+        return False
+    return rule.any_dtype or is_inexact(u)
+
+
+def _out_dtype(u: Any, p: Any) -> Any:
+    """The dtype of a leaf's update: its parameter's, or that of what came in."""
+    if is_absent(u) or is_float0(u) or not is_inexact(u):
+        return None
+    return jnp.dtype(p.dtype) if not is_absent(p) and is_inexact(p) else jnp.dtype(u.dtype)
+
+
+def _work_dtype(u: Any, p: Any) -> Any:
+    if is_absent(u) or is_float0(u):
+        return None
+    if not is_inexact(u):
+        return jnp.dtype(u.dtype)
+    return compute_dtype(u.dtype, None if is_absent(p) else p.dtype)
+
+
+def _leave(u: Any, dtype: Any) -> Any:
+    if dtype is None or is_absent(u) or u.dtype == dtype:
+        return u
+    return cast(jnp.asarray(u), dtype)
+
+
+def _promotion(dtype: Any) -> Any:
+    """Rules are strict about dtypes, except that a complex leaf meets real scalars."""
+    return compat.promotion("standard" if jnp.issubdtype(dtype, jnp.complexfloating) else "strict")
+
+
+def _at(k: Mapping[str, Any], dtype: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{name: at_dtype(value, dtype) for name, value in k.items()})
+
+
+def _call(
+    step: Any, u: Any, s: SimpleNamespace, p: Any, k: Any, leaf: Leaf, depth: int
+) -> tuple[Any, dict[str, Any]]:
+    """One step on one leaf; leading stack axes are mapped over, so that the rule sees one array of the stack."""
+
+    def one(g: Any, slots: dict[str, Any], p: Any) -> tuple[Any, dict[str, Any]]:
+        got = step(g, SimpleNamespace(**slots), p, k, leaf)
+        return got if isinstance(got, tuple) else (got, {})
+
+    for _ in range(depth):
+        one = jax.vmap(one)
+    return one(u, vars(s), p)

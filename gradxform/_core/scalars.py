@@ -1,0 +1,82 @@
+"""Hyperparameters at a step: a number, a 0-d array or a schedule, read at the count in the state.
+
+A hyperparameter is never stored in the parameters' dtype, and a step's scalars are float32, or float64 when a leaf is
+worked in float64. A decay rate is read as a `Decay`, so that 1 - b keeps its digits; a schedule of ours that knows its
+value to more than float32 says so through `exact`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .errors import short
+from .numerics import Decay, TwoFloat, decay_of
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether a hyperparameter must be evaluated at the step count."""
+    return callable(value)
+
+
+def is_zero(value: Any) -> bool:
+    """Whether a hyperparameter is known, when the transform is built, to be exactly zero."""
+    return isinstance(value, int | float) and value == 0
+
+
+def _at(call: str, name: str, value: Any, count: Any) -> Any:
+    """The hyperparameter's number at this count: a Python or NumPy number, a `TwoFloat`, or a 0-d floating array."""
+    if callable(value):
+        exact = getattr(value, "exact", None)
+        got = value(count) if exact is None else exact(count)
+        return _checked(call, name, value, got)
+    return _checked(call, name, None, value)
+
+
+def _checked(call: str, name: str, schedule: Any, got: Any) -> Any:
+    if isinstance(got, TwoFloat | int | float | np.number) and not isinstance(got, bool):
+        return got
+    who = (
+        f"gx.{call}({name}={short(schedule)}): the schedule"
+        if schedule is not None
+        else f"gx.{call}({name}): the value"
+    )
+    shape, dtype = getattr(got, "shape", None), getattr(got, "dtype", None)
+    if shape is None or dtype is None:
+        raise TypeError(f"{who} gave {short(got)}, wanted one number a step")
+    if shape != ():
+        raise ValueError(f"{who} has shape {shape}, wanted one number a step, shape ()")
+    array = jnp.asarray(got)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        if jnp.issubdtype(array.dtype, jnp.integer):
+            return array.astype(jnp.float32)
+        raise TypeError(f"{who} has dtype {array.dtype}, wanted a real number")
+    return array
+
+
+def resolve(call: str, name: str, value: Any, count: Any, dtype: Any) -> Any:
+    """A plain scalar in `dtype`."""
+    got = _at(call, name, value, count)
+    if isinstance(got, TwoFloat):
+        return jnp.asarray(got.hi, dtype) + jnp.asarray(got.lo, dtype)
+    if isinstance(got, jax.Array):
+        return got.astype(dtype)
+    return np.asarray(got, dtype)[()]
+
+
+def resolve_decay(call: str, name: str, value: Any, count: Any, dtype: Any) -> Decay:
+    """A decay rate with its complement in `dtype`."""
+    return decay_of(_at(call, name, value, count), dtype)
+
+
+def at_dtype(scalar: Any, dtype: Any) -> Any:
+    """One scalar of a step in the dtype of a leaf; integers, booleans and keys are left as they are."""
+    if isinstance(scalar, Decay):
+        return Decay(at_dtype(scalar.value, dtype), at_dtype(scalar.complement, dtype))
+    if isinstance(scalar, float):
+        return np.asarray(scalar, dtype)[()]
+    have = getattr(scalar, "dtype", None)
+    if have is None or have == dtype or not jnp.issubdtype(have, jnp.floating):
+        return scalar
+    return scalar.astype(dtype)

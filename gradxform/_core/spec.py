@@ -1,0 +1,335 @@
+"""What a transform, schedule or mask *is*, as data: the factory that was called and its bound arguments.
+
+Everything that must treat an optimizer as a value reads the spec and nothing else: `repr` (text that can be pasted
+back), `==` and `hash`, pickling, JSON. A factory is known by name in one registry, so a file can only name what has been
+registered by the program or by an installed package's entry point; reading a file never imports a path from it.
+"""
+
+import difflib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from . import values
+
+ENTRY_POINTS = "gradxform.factories"
+_JSON_VERSION = 1
+
+#: What torch, Keras and friends call the arguments that Optax and we call otherwise.
+SYNONYMS = {
+    "lr": "learning_rate",
+    "step_size": "learning_rate",
+    "betas": "b1 and b2",
+    "beta": "decay or momentum",
+    "beta1": "b1",
+    "beta2": "b2",
+    "beta_1": "b1",
+    "beta_2": "b2",
+    "epsilon": "eps",
+    "wd": "weight_decay",
+    "decay_rate": "weight_decay or decay",
+    "mom": "momentum",
+    "clipnorm": "clip_by_global_norm(...) in front, in a chain",
+    "global_clipnorm": "clip_by_global_norm(...) in front, in a chain",
+    "max_grad_norm": "clip_by_global_norm(...) in front, in a chain",
+    "amsgrad": "another method: optax.amsgrad works inside our chains as it is",
+    "fused": "nothing: updates are compiled by jax.jit",
+    "foreach": "nothing: updates are compiled by jax.jit",
+    "params": "nothing: a transform never holds parameters; pass them to init and update",
+    "num_warmup_steps": "warmup_steps",
+    "num_training_steps": "total_steps",
+    "decay_steps": "total_steps or transition_steps",
+    "warmup": "warmup_steps",
+    "total": "total_steps",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Factory:
+    """A registered function that makes transforms, schedules or masks.
+
+    `name` is its key in files, `text` how a program writes it (`gx.adamw`), `label` the short name that its results
+    have as links of a chain (`adam` for `scale_by_adam`).
+    """
+
+    name: str
+    text: str
+    label: str
+    call: Callable[..., Any]
+    signature: inspect.Signature
+
+    def __repr__(self) -> str:
+        return f"<factory {self.name}>"
+
+
+_REGISTRY: dict[str, Factory] = {}
+
+
+def register(function: Callable[..., Any], call: Callable[..., Any], label: str | None) -> Factory:
+    """Makes the registry's entry for `function`, whose public face is `call`."""
+    module, qualname = function.__module__, function.__qualname__
+    short = function.__name__
+    if module.split(".")[0] == __name__.split(".")[0]:
+        room = [part for part in module.split(".")[1:2] if not part.startswith("_")]
+        name = ".".join([*room, short])
+        text = f"gx.{name}"
+    else:
+        name = f"{module}:{qualname}"
+        text = qualname if module == "__main__" else f"{module}.{qualname}"
+    known = short.removeprefix("scale_by_") if label is None else label
+    factory = Factory(name, text, known, call, inspect.signature(function))
+    _REGISTRY[name] = factory
+    return factory
+
+
+def registered() -> Mapping[str, Factory]:
+    """Every factory known to this process, by name."""
+    return dict(_REGISTRY)
+
+
+def find_factory(name: str) -> Factory:
+    """The factory called `name`; packages that declare the entry point are asked if it is not known yet."""
+    if name not in _REGISTRY:
+        values.load_entry_points(ENTRY_POINTS)
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"from_json: no factory is registered under {name!r}; {hint}"
+            f"import the module that defines it, or install the package that declares it under {ENTRY_POINTS!r}"
+        )
+    return _REGISTRY[name]
+
+
+def bind(factory: Factory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, defaults included; a wrong name or number is answered in one sentence."""
+    signature = factory.signature
+    keyword = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for name in kwargs:
+        if name not in signature.parameters and not keyword:
+            raise TypeError(_unknown_argument(factory, name))
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as problem:
+        raise TypeError(
+            f"{factory.text}(): {problem}; its signature is {_signature_text(signature)}"
+        ) from None
+    bound.apply_defaults()
+    return {name: _as_dtype(factory, name, value) for name, value in bound.arguments.items()}
+
+
+def _as_dtype(factory: Factory, name: str, value: Any) -> Any:
+    """Arguments called `...dtype` take every spelling of a dtype and keep one."""
+    if not name.endswith("dtype") or value is None:
+        return value
+    try:
+        return values.canonical_dtype(value)
+    except TypeError:
+        raise TypeError(
+            f"{factory.text}({name}={value!r}): not a dtype; pass a name such as 'bfloat16', a jnp dtype, or None"
+        ) from None
+
+
+def _signature_text(signature: inspect.Signature) -> str:
+    plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return str(inspect.Signature(plain))
+
+
+def _unknown_argument(factory: Factory, name: str) -> str:
+    names = list(factory.signature.parameters)
+    known = SYNONYMS.get(name, "")
+    if known and not (known in names or " " in known):
+        known = ""
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"here it is called {known}" if known and known.split(" ")[0] in names else known
+    if not hint and near:
+        hint = f"did you mean {near[0]}?"
+    return (
+        f"{factory.text}() has no argument {name!r}{'; ' if hint else ''}{hint}; "
+        f"its signature is {_signature_text(factory.signature)}"
+    )
+
+
+class Spec:
+    """A factory and its bound arguments, compared by value.
+
+    `arguments` are the very objects that were passed; `frozen` their canonical form, made when first asked for, since
+    it reads concrete arrays from the device.
+    """
+
+    __slots__ = ("__dict__", "arguments", "factory")
+
+    def __init__(self, factory: Factory, arguments: Mapping[str, Any]) -> None:
+        self.factory = factory
+        self.arguments = dict(arguments)
+
+    @cached_property
+    def frozen(self) -> tuple[tuple[str, values.Frozen], ...]:
+        return tuple((name, values.freeze(value)) for name, value in self.arguments.items())
+
+    @cached_property
+    def traced(self) -> bool:
+        """Whether an argument is a value that is being traced: then the spec equals itself only."""
+        return any(values.holds_tracer(value) for _, value in self.frozen)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.factory.name, self.frozen))
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Spec) or self.factory.name != other.factory.name:
+            return False
+        if self.traced or other.traced:
+            return False
+        return hash(self) == hash(other) and self.frozen == other.frozen
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"{self.factory.text}({', '.join(self._shown())})"
+
+    def _shown(self) -> Iterable[str]:
+        """The arguments as a programmer would write them: required ones by position, the others if not the default."""
+        for name, frozen in self.frozen:
+            parameter = self.factory.signature.parameters[name]
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                yield from map(values.render, frozen[1])
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                yield from (f"{key[1]}={values.render(value)}" for key, value in frozen[1])
+            elif parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
+                yield values.render(frozen)
+            elif parameter.default is parameter.empty or frozen != values.freeze(
+                _as_dtype(self.factory, name, parameter.default)
+            ):
+                yield f"{name}={values.render(frozen)}"
+
+    def call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as `(args, kwargs)` of a call that makes an equal object."""
+        bound = inspect.BoundArguments(self.factory.signature, dict(self.arguments))  # type: ignore[arg-type]
+        return bound.args, bound.kwargs
+
+    def rebuild(self) -> Any:
+        """Calls the factory again."""
+        args, kwargs = self.call()
+        return self.factory.call(*args, **kwargs)
+
+    def check_picklable(self) -> None:
+        for name, frozen in self.frozen:
+            try:
+                values.check_picklable(frozen)
+            except values.NotAValue as problem:
+                raise problem.inside(f"{self.factory.text}({name})") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The call as JSON data: the factory's name and the arguments that differ from its defaults."""
+        written: dict[str, Any] = {}
+        for name, frozen in self.frozen:
+            default = self.factory.signature.parameters[name].default
+            if default is not inspect.Parameter.empty:
+                if frozen == values.freeze(_as_dtype(self.factory, name, default)):
+                    continue
+            try:
+                written[name] = values.encode(frozen)
+            except values.NotAValue as problem:
+                raise problem.inside(f"{self.factory.text}({name})") from None
+        return {"factory": self.factory.name, "arguments": written}
+
+
+def to_json(value: Any) -> str:
+    """A transform, schedule or mask as JSON text that `from_json` reads back into an equal one.
+
+    Args:
+        value: anything made by a registered factory: `gx.adamw(3e-4)`, `gx.warmup_cosine(...)`, `gx.matrices()`.
+
+    Raises:
+        ValueError: if an argument has no value of its own (a lambda, a closure, an array being traced, an Optax
+            transform); the message says which.
+
+    Example:
+        >>> import gradxform as gx
+        >>> gx.to_json(gx.clip_by_global_norm(1.0))
+        '{"gradxform": 1, "factory": "clip_by_global_norm", "arguments": {"max_norm": 1.0}}'
+    """
+    spec = getattr(value, "spec", None)
+    if not isinstance(spec, Spec):
+        raise TypeError(
+            f"to_json: got a {type(value).__name__}, which no gradxform factory made; "
+            "an optax transform is a closure and cannot be written down: use its gradxform twin"
+        )
+    return json.dumps({"gradxform": _JSON_VERSION, **spec.to_json()})
+
+
+def from_json(text: str, functions: Iterable[Callable[..., Any]] = ()) -> Any:
+    """The transform, schedule or mask that `to_json` wrote.
+
+    Only registered factories are called: gradxform's own, those whose module the program has imported, and those that
+    installed packages declare under the entry point group `gradxform.factories`. The text never makes Python import
+    anything it names.
+
+    Args:
+        text: what `to_json` returned, or the same data in a file.
+        functions: functions that the text may name as arguments (predicates, schedules of your own).
+
+    Raises:
+        ValueError: for text that is not ours, a version from the future, or a factory or function that is not known.
+
+    Example:
+        >>> import gradxform as gx
+        >>> gx.from_json(gx.to_json(gx.adamw(3e-4))) == gx.adamw(3e-4)
+        True
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"from_json: not JSON ({problem}); pass what gx.to_json(tx) returned") from None
+    if not isinstance(data, dict) or "gradxform" not in data or "factory" not in data:
+        raise ValueError("from_json: JSON, but not a gradxform transform; pass what gx.to_json(tx) returned")
+    if data["gradxform"] != _JSON_VERSION:
+        raise ValueError(
+            f"from_json: written in format {data['gradxform']!r}, this gradxform reads format {_JSON_VERSION}"
+        )
+    allowed = {name: fn for fn in functions if (name := values.importable_name(fn)) is not None}
+    return _from_data(data, allowed)
+
+
+def _from_data(data: Mapping[str, Any], functions: Mapping[str, Any]) -> Any:
+    factory = find_factory(data["factory"])
+    arguments: dict[str, Any] = {}
+    for name, value in data.get("arguments", {}).items():
+        if name not in factory.signature.parameters:
+            raise ValueError(f"from_json: {_unknown_argument(factory, name)}")
+        arguments[name] = values.decode(value, lambda inner: _from_data(inner, functions), functions)
+    full: dict[str, Any] = {}
+    for name, parameter in factory.signature.parameters.items():
+        if name in arguments:
+            full[name] = arguments[name]
+        elif parameter.default is not parameter.empty:
+            full[name] = parameter.default
+        elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            full[name] = () if parameter.kind is parameter.VAR_POSITIONAL else {}
+        else:
+            raise ValueError(f"from_json: {factory.text}(...) lacks its argument {name!r}")
+    return Spec(factory, full).rebuild()
+
+
+def rebuild(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a pickle calls in the other process."""
+    return factory(*args, **kwargs)
+
+
+def reduce_for_pickle(value: Any, spec: Spec) -> tuple[Any, ...]:
+    """The `__reduce__` of everything that has a spec."""
+    import pickle
+
+    try:
+        spec.check_picklable()
+    except values.NotAValue as problem:
+        raise pickle.PicklingError(str(problem)) from None
+    args, kwargs = spec.call()
+    return rebuild, (spec.factory.call, args, kwargs)

@@ -1,0 +1,62 @@
+"""Weight decay: the parameter itself, scaled, added to the update.
+
+    u_t = g_t + weight_decay(t) p_t                  coupled: stands before the learning rate, which scales it
+    u_t = g_t - weight_decay(t) p_t                  independent: stands behind the learning rate
+
+Behind Adam and before the rate this is AdamW (decoupled from the moments, coupled to the rate, as in Optax and torch).
+Before Adam it is L2 regularisation, which divides the decay by the root of v: another method.
+Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019.
+"""
+
+from typing import Any
+
+import optax
+
+from .._combine.mask import masked
+from .._core.errors import check_flag, check_number
+from .._core.factory import factory
+from .._core.foreign import WeightDecaySchedule
+from .._core.lift import elementwise
+from .._core.scalars import is_schedule, is_zero
+
+
+@factory(label="decay")
+def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None, *, coupled: bool = True):
+    """Adds the decayed parameters to the update.
+
+    **Update**: `u = g + weight_decay p`; with `coupled=False`, `u = g - weight_decay p`.
+
+    Args:
+        weight_decay: at least 0; a number or a schedule. Coupled, each step shrinks a weight by `rate * weight_decay`,
+            so 0.1 at a rate of 3e-4 forgets within 33,000 steps; independent, by `weight_decay` itself.
+        mask: which leaves decay; every form of `gx.masked`, usually `gx.matrices()`. None decays all.
+        coupled: True stands before the learning rate in the chain, False behind it (`chain` refuses the other order).
+
+    State: none for a number, Optax's `WeightDecaySchedule(count)` for a schedule; inside `MaskedState` with a mask.
+
+    Reach: element. Needs `params`.
+
+    Example:
+        >>> import gradxform as gx
+        >>> tx = gx.add_decayed_weights(0.5)
+        >>> float(tx.update(1.0, tx.init(4.0), 4.0)[0])
+        3.0
+    """
+    check_number("add_decayed_weights", "weight_decay", weight_decay, low=0)
+    check_flag("add_decayed_weights", "coupled", coupled)
+
+    def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
+        del s, leaf
+        if is_zero(weight_decay):
+            return g
+        return g + k.weight_decay * p if coupled else g - k.weight_decay * p
+
+    decayed = elementwise(
+        step,
+        state=WeightDecaySchedule if is_schedule(weight_decay) else optax.EmptyState,
+        scalars={"weight_decay": weight_decay},
+        needs=("params",),
+        uncoupled=not coupled,
+        call="add_decayed_weights",
+    )
+    return decayed if mask is None else masked(decayed, mask)

@@ -1,0 +1,3 @@
+"""Looking at optimizers: what they are and what they cost."""
+
+from .describe import describe as describe

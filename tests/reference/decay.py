@@ -1,0 +1,31 @@
+"""Weight decay, decoupled from the gradient's moments."""
+
+from dataclasses import dataclass
+
+from .scalars import Array, Hyper, State, advance, count_of, counter, hyper
+
+
+@dataclass(frozen=True)
+class AddDecayedWeights:
+    """Loshchilov & Hutter 2019. Which optimizer it makes depends on where the link stands:
+
+    before the moments   g + lambda p        L2 regularisation: the decay passes through the moments;
+    before the rate      u + lambda p        coupled (AdamW of torch, Optax): p shrinks by eta lambda a step;
+    after the rate       u - lambda p        `independent`: p shrinks by lambda a step, whatever the learning rate is.
+                                             There the update points downhill already, hence the minus. With lambda a
+                                             function of the count this is the paper's eta_t lambda (its eta_t is the
+                                             schedule's multiplier without the base rate alpha).
+    """
+
+    weight_decay: Hyper = 0.0
+    independent: bool = False
+
+    def init(self, p: Array) -> State:
+        del p
+        return counter(self.weight_decay)
+
+    def update(self, g: Array, state: State, p: Array | None = None) -> tuple[State, Array]:
+        if p is None:
+            raise ValueError("weight decay needs the parameters")
+        decay = hyper(self.weight_decay, count_of(state)) * p
+        return advance(state), g - decay if self.independent else g + decay
