@@ -20,9 +20,9 @@ def loss(w):
     return w**2
 
 
-def descend(tx, w, steps):
+def descend(tx, start, steps):
     """Yields (t, gradient, state after the step, update, new w) for t = 1, 2, ..., steps."""
-    w = jnp.asarray(w)
+    w = jnp.asarray(start)
     state = tx.init(w)
     step = jax.jit(tx.update)
     for t in range(1, steps + 1):
@@ -32,11 +32,11 @@ def descend(tx, w, steps):
         yield t, gradient, state, update, w
 
 
-def print_trace(tx, w, steps):
-    print(f"{tx!r}, from w = {w:g}, f(w) = w^2\n")
+def print_trace(tx, start, steps):
+    print(f"{tx!r}, from w = {start:g}, f(w) = w^2\n")
     names = ("gradient", "m", "v", "m_hat", "v_hat", "step", "w", "loss")
     print(f"{'t':>3}" + "".join(f"{name:>11}" for name in names))
-    for t, gradient, state, update, w in descend(tx, w, steps):
+    for t, gradient, state, update, w in descend(tx, start, steps):
         m, v = state[0].mu, state[0].nu  # a chain's state is a tuple, one entry a link; Adam is the first
         row = (gradient, m, v, m / (1 - B1**t), v / (1 - B2**t), update, w, loss(w))
         # Six digits for the step: its whole story is how little it differs from one learning rate.
@@ -85,7 +85,9 @@ def print_bias_corrections(times):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--start", type=float, default=5.0, help="where w begins")

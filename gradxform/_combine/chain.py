@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._core import door
+from .._core.errors import kind, say
 from .._core.factory import factory
 from .._core.plan import Body, Lowering, Route
 from .._core.schedule import Schedule
 from .._core.transform import GradientTransformation, as_transform, wrap
+from .._core.tree import listed
 from .plain import scale_by_learning_rate
 
 
@@ -34,14 +36,20 @@ class ChainBody(Body):
                 name for name, link in zip(self.names, self.links, strict=True) if link.body.rate
             )
             raise ValueError(
-                f"{who}: the learning rate is applied {self.rate} times, by {which}: two sign flips climb, and the rates "
-                "multiply; keep one (a recipe such as adamw(...) has its own: chain scale_by_adam() with a schedule instead)"
+                say(
+                    f"{who}: the learning rate is applied {self.rate} times, by {which}",
+                    "rates multiply, and two turns downhill are one uphill",
+                    "keep one: a recipe such as adamw(...) has its own, gx.scale_by_adam() has none",
+                )
             )
         for i, link in enumerate(self.links):
             if link.body.uncoupled and i < last_rate:
                 raise ValueError(
-                    f"{who}: {self.names[i]} is a decay independent of the learning rate, but {self.names[last_rate]} behind "
-                    "it would scale it; put it after the learning rate, or use coupled=True"
+                    say(
+                        f"{who}: {self.names[i]} is a decay independent of the learning rate, "
+                        f"but {self.names[last_rate]} behind it would scale it",
+                        "put it behind the learning rate, or use coupled=True and a positive number",
+                    )
                 )
 
     def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
@@ -52,11 +60,13 @@ class ChainBody(Body):
 
     def _unpack(self, state: Any, address: str) -> Sequence[Any]:
         if not self.named:
-            return door.check_parts(state, self.names, address)
+            first = self.links[0].plan.links if self.links else ()
+            return door.check_parts(state, self.names, address, any(link.whole is not None for link in first))
         if not isinstance(state, Mapping) or set(state) != set(self.names):
-            got = ", ".join(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
             raise ValueError(
-                f"{address or 'named_chain'}: wanted a state with the names {', '.join(self.names)}, got {got}"
+                door.wrong_state(
+                    f"{address or 'named_chain'}: wanted a dict of states with the names {listed(self.names)}", state
+                )
             )
         return [state[name] for name in self.names]
 
@@ -78,15 +88,18 @@ class ChainBody(Body):
         return self._pack(new)
 
 
-def _as_link(x: Any, number: int) -> GradientTransformation:
-    if isinstance(x, Schedule):
-        return scale_by_learning_rate(x)
-    return as_transform(x, f"gx.chain: link {number}")
+def _as_link(x: Any, who: str) -> GradientTransformation:
+    return scale_by_learning_rate(x) if isinstance(x, Schedule) else as_transform(x, who)
+
+
+def _swapped(pair: Any) -> str:
+    swapped = isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[1], str)
+    return "the name comes first" if swapped else ""
 
 
 def _names(links: Sequence[GradientTransformation]) -> list[str]:
     lowering = Lowering()
-    return [lowering.enter(Route(), link.label or "chain").names[-1] for link in links]
+    return [lowering.enter(Route(), link.label or link.spec.factory.name).names[-1] for link in links]
 
 
 @factory(label="")
@@ -120,7 +133,7 @@ def chain(*args: Any):
     Differs from Optax: neighbouring element rules run as one pass over each leaf, in float32 or wider, and only the
     result is rounded to the parameter's dtype.
     """
-    links = [_as_link(x, i) for i, x in enumerate(args)]
+    links = [_as_link(x, f"gx.chain: link {i}") for i, x in enumerate(args)]
     return wrap(ChainBody(links, _names(links), named=False))
 
 
@@ -142,13 +155,13 @@ def named_chain(*args: Any):
     for i, pair in enumerate(args):
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
             raise TypeError(
-                f"gx.named_chain: argument {i} is {type(pair).__name__}, wanted a pair (name, transform)"
+                say(f"gx.named_chain: argument {i} is {kind(pair)}, wanted a pair (name, transform)", _swapped(pair))
             )
     names = [name for name, _ in args]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(
-            f"Named transformations must have unique names: gx.named_chain got {', '.join(twice)} twice"
+            f"Named transformations must have unique names: gx.named_chain got {listed(twice)} twice"
         )
-    links = [_as_link(x, i) for i, (_, x) in enumerate(args)]
+    links = [_as_link(x, f"gx.named_chain: the link {name!r}") for name, x in args]
     return wrap(ChainBody(links, names, named=True))

@@ -7,7 +7,7 @@ from typing import Any
 import optax
 
 from .._core import door
-from .._core.errors import kind
+from .._core.errors import accepts, kind, say, short, signature_text
 from .._core.factory import factory
 from .._core.mask import hide
 from .._core.plan import Body, Lowering, Route
@@ -24,6 +24,10 @@ class GroupSelector:
 
     def select(self, tree: Any, paths: Sequence[str], places: Sequence[Any]) -> list[bool]:
         return [number == self.index for number in self.family.select(tree, paths, places)]
+
+    def hide(self, tree: Any, paths: Sequence[str], places: Sequence[Any], target: Any) -> Any:
+        """See `Selector`."""
+        return hide(target, self.select(tree, paths, places), view(tree))
 
 
 class Groups:
@@ -43,20 +47,26 @@ class Groups:
         ]
         if uncovered:
             raise ValueError(
-                f"gx.param_groups: no key takes {listed(uncovered)}; the keys are {', '.join(map(repr, self.labels))}; "
-                "add a last key '*' for the rest (None freezes it)"
+                say(
+                    f"gx.param_groups: no key takes {listed(uncovered)}",
+                    f"the keys are {listed(self.labels)}",
+                    "add a last key '*' for the rest (None freezes it)",
+                )
             )
         empty = [label for i, label in enumerate(self.labels) if i not in numbers]
         if empty and self.unused == "error" and any(number >= 0 for number in numbers):
             raise ValueError(
-                f"gx.param_groups: nothing belongs to {listed(empty)}; the parameters are {listed(paths, 6)}; "
-                "is the pattern right, or does an earlier key take them all? unused='ignore' accepts it"
+                say(
+                    f"gx.param_groups: nothing belongs to the key {listed(empty)}",
+                    f"the parameters are {listed(paths)}",
+                    "is the pattern right, or does an earlier key take them all? unused='ignore' accepts it",
+                )
             )
         return numbers
 
     def _first(self, path: str, leaf: Any) -> int:
         for i, pattern in enumerate(self.patterns):
-            if matches(pattern, path, leaf):
+            if matches(pattern, path, leaf, "gx.param_groups"):
                 return i
         return len(self.patterns)
 
@@ -83,9 +93,9 @@ class GroupsBody(Body):
             }
             return optax.transforms.PartitionState(states)
         numbers = self.groups.select(params, rows.paths, rows.places)
-        states: dict[str, Any] = {}
+        states: dict[Any, Any] = {}
         for i, label, tx in self._live():
-            states[label] = optax.MaskedState(tx.body.init(hide(params, [n == i for n in numbers]), stacked))
+            states[label] = optax.MaskedState(tx.body.init(hide(params, [n == i for n in numbers], rows), stacked))
         return optax.transforms.PartitionState(states)
 
     def lower(self, lowering: Lowering, route: Route) -> Route:
@@ -104,8 +114,11 @@ class GroupsBody(Body):
         wanted = [label for _, label, _ in self._live()]
         if set(state.inner_states) != set(wanted):
             raise ValueError(
-                f"{address or 'param_groups'}: wanted states for the groups {listed(wanted)}, "
-                f"got {listed(list(map(str, state.inner_states)))}"
+                say(
+                    f"{address or 'param_groups'}: wanted states for the groups {listed(wanted)}, "
+                    f"got {listed(list(map(str, state.inner_states)))}",
+                    "the keys must be those with which init was called",
+                )
             )
         return state.inner_states
 
@@ -120,7 +133,7 @@ class GroupsBody(Body):
         return parts
 
     def join(self, state: Any, parts: list[Any]) -> Any:
-        new: dict[str, Any] = {}
+        new: dict[Any, Any] = {}
         for label, tx in zip(self.groups.labels, self.transforms, strict=True):
             if tx is None:
                 parts.pop(0)
@@ -130,10 +143,13 @@ class GroupsBody(Body):
 
 
 def _check_key(key: Any) -> None:
-    if not (is_pattern(key) or (callable(key) and not isinstance(key, type))):
-        raise TypeError(
-            f"gx.param_groups: the key {key!r} is {kind(key)}; wanted a glob, re.compile(...), or a predicate (path, leaf)"
-        )
+    predicate = callable(key) and not isinstance(key, type)
+    if not is_pattern(key) and not predicate:
+        wanted = "wanted a glob, re.compile(...), or a predicate (path, leaf)"
+        raise TypeError(say(f"gx.param_groups: the key {short(key)} is {kind(key)}", wanted))
+    if predicate and accepts(key, 2) is False:
+        text = f"{short(key)}{signature_text(key)}"
+        raise TypeError(f"gx.param_groups: the key {text} cannot be called as a predicate (path, leaf)")
 
 
 @factory(label="")
@@ -166,8 +182,12 @@ def param_groups(groups: Any, *, unused: str = "error"):
         '[*]/adamw/rate'
     """
     if not isinstance(groups, Mapping) or not groups:
+        got = "an empty one" if isinstance(groups, Mapping) else kind(groups)
         raise TypeError(
-            f"gx.param_groups(groups): wanted a mapping from patterns to transforms, got {kind(groups)}"
+            say(
+                f"gx.param_groups(groups): wanted a mapping from patterns to transforms, got {got}",
+                "such as {'*/bias': gx.sgd(0.1), '*': gx.adamw(1e-3)}",
+            )
         )
     if unused not in ("error", "ignore"):
         raise ValueError(f"gx.param_groups(unused={unused!r}): wanted 'error' or 'ignore'")

@@ -6,9 +6,9 @@ from typing import Any
 import optax
 
 from .._core import door
-from .._core.errors import check_flag
+from .._core.errors import check_flag, say, short
 from .._core.factory import factory, mask as mask_factory
-from .._core.mask import MaskSelector, hide
+from .._core.mask import MaskSelector
 from .._core.plan import Body, Lowering, Route
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_absent, is_pattern, matches, view
@@ -31,8 +31,8 @@ class MaskedBody(Body):
             not is_absent(p) for p in rows.places
         ):  # nothing to mask, or a placeholder that asks for the layout
             return optax.MaskedState(self.inner.body.init(params, stacked))
-        chosen = self.selector.select(params, rows.paths, rows.places)
-        return optax.MaskedState(self.inner.body.init(hide(params, chosen), stacked))
+        hidden = self.selector.hide(params, rows.paths, rows.places, params)
+        return optax.MaskedState(self.inner.body.init(hidden, stacked))
 
     def lower(self, lowering: Lowering, route: Route) -> Route:
         inside = replace(
@@ -80,6 +80,8 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False):
     that gradients of another dtype do not change it.
     """
     check_flag("masked", "mask_compatible_extra_args", mask_compatible_extra_args)
+    if isinstance(mask, optax.GradientTransformation):
+        raise TypeError("gx.masked(inner, mask): the mask is a transform; the transform comes first, then the mask")
     tx = as_transform(inner, "gx.masked(inner)")
     return wrap(MaskedBody(tx, mask, "gx.masked(mask)", mask_compatible_extra_args))
 
@@ -128,7 +130,7 @@ def matrices(*, stacked: Any = None, exclude: Any = None):
     for name, pattern in (("stacked", stacked), ("exclude", exclude)):
         if pattern is not None and not is_pattern(pattern):
             raise TypeError(
-                f"gx.matrices({name}={pattern!r}): wanted a glob, a regular expression or a tuple of them"
+                f"gx.matrices({name}={short(pattern)}): wanted a glob, a regular expression or a tuple of them"
             )
 
     def takes(path: str, leaf: Any) -> bool:
@@ -183,9 +185,9 @@ def per_layer(inner: Any, stacked: Any):
         [[1.0, 1.0], [0.5, 0.5]]
     """
     if not is_pattern(stacked):
-        raise TypeError(
-            f"gx.per_layer(stacked={stacked!r}): wanted a glob, a regular expression or a tuple of them"
-        )
+        order = "the transform comes first" if isinstance(stacked, optax.GradientTransformation) else ""
+        fact = f"gx.per_layer(stacked={short(stacked)}): wanted a glob, a regular expression or a tuple of them"
+        raise TypeError(say(fact, order))
     tx = as_transform(inner, "gx.per_layer(inner)")
     for link in tx.plan.links:
         if link.rule is None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from .._core.errors import check_flag, check_number, concrete
+from .._core.errors import check_flag, check_number, check_schedule, concrete, kind, say, short
 from .._core.factory import factory
 from .._core.lift import elementwise
 from .._core.scalars import is_schedule
@@ -43,6 +43,11 @@ def set_to_zero():
 
     Returns:
         A transform of reach `element` without state; integer leaves get an integer zero.
+
+    Example:
+        >>> import gradxform as gx
+        >>> float(gx.set_to_zero().update(4.0, gx.set_to_zero().init(0.0))[0])
+        0.0
     """
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
@@ -78,7 +83,8 @@ def scale(step_size: Any):
     check_number("scale", "step_size", step_size)
     number = concrete(step_size)
     flips = number is not None and number < 0
-    return elementwise(_times, scalars={"factor": step_size}, call="scale", flips=flips)
+    asked = {"factor": "step_size"}
+    return elementwise(_times, scalars={"factor": step_size}, call="scale", flips=flips, arguments=asked)
 
 
 @factory
@@ -95,14 +101,25 @@ def scale_by_schedule(step_size_fn: Any):
         A transform of reach `element`.
 
     State: `optax.ScaleByScheduleState(count)`.
+
+    Example:
+        >>> import gradxform as gx
+        >>> tx = gx.scale_by_schedule(gx.linear_schedule(0.0, 1.0, 10))
+        >>> _, state = tx.update(4.0, tx.init(0.0))
+        >>> round(float(tx.update(4.0, state)[0]), 3)
+        0.4
     """
-    if not is_schedule(step_size_fn):
-        raise TypeError(
-            f"gx.scale_by_schedule(step_size_fn={step_size_fn!r}): wanted a function of the step count; "
-            "for a number use gx.scale or gx.scale_by_learning_rate"
-        )
+    text = f"gx.scale_by_schedule(step_size_fn={short(step_size_fn)})"
+    if not is_schedule(step_size_fn) or isinstance(step_size_fn, type):
+        remedy = "for a number use gx.scale or gx.scale_by_learning_rate"
+        raise TypeError(say(f"{text}: wanted a function of the step count, got {kind(step_size_fn)}", remedy))
+    check_schedule(text, step_size_fn)
     return elementwise(
-        _times, scalars={"factor": step_size_fn}, state=optax.ScaleByScheduleState, call="scale_by_schedule"
+        _times,
+        scalars={"factor": step_size_fn},
+        state=optax.ScaleByScheduleState,
+        call="scale_by_schedule",
+        arguments={"factor": "step_size_fn"},
     )
 
 
@@ -129,7 +146,7 @@ def scale_by_learning_rate(learning_rate: Any = None, *, flip_sign: bool = True)
     Example:
         >>> import gradxform as gx
         >>> gx.chain(gx.scale_by_adam(), gx.scale_by_learning_rate(1e-3))
-        gx.chain(gx.scale_by_adam(), gx.scale_by_learning_rate(0.001))
+        gx.chain(gx.scale_by_adam(), gx.scale_by_learning_rate(learning_rate=0.001))
     """
     check_flag("scale_by_learning_rate", "flip_sign", flip_sign)
     if learning_rate is None:
@@ -148,10 +165,11 @@ def scale_by_learning_rate(learning_rate: Any = None, *, flip_sign: bool = True)
         call="scale_by_learning_rate",
         rate=1,
         flips=flip_sign,
+        arguments={"rate": "learning_rate"},
     )
 
 
-_DOWNHILL = "the sign is turned downhill here, so a rate is positive; to climb use flip_sign=False"
+_DOWNHILL = "the sign is turned downhill here; to climb, end a chain with gx.scale_by_learning_rate(rate, flip_sign=False)"
 
 
 def check_rate(call: str, learning_rate: Any) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .errors import describe_array
+from . import compat
+from .errors import describe_array, leaf, say
 from .numerics import compute_dtype
-from .tree import difference, is_absent, is_float0, is_inexact, view
+from .tree import as_array, difference, is_absent, is_float0, is_inexact, view
 
 
 def apply_updates(params: Any, updates: Any) -> Any:
@@ -36,7 +37,9 @@ def apply_updates(params: Any, updates: Any) -> Any:
     rows, new = view(params), view(updates)
     problem = difference(new, rows, "the updates", "the parameters")
     if problem is not None:
-        raise ValueError(f"apply_updates(params, updates): {problem}; the parameters come first")
+        pair = "the updates are a pair: updates, state = tx.update(grads, state, params)"
+        hint = pair if isinstance(updates, tuple) and len(updates) == 2 else "the parameters come first"
+        raise ValueError(say(f"gx.apply_updates(params, updates): {problem}", hint))
     added = [_add(path, p, u) for path, p, u in zip(rows.paths, rows.places, new.places, strict=True)]
     return rows.treedef.unflatten(added)
 
@@ -44,25 +47,19 @@ def apply_updates(params: Any, updates: Any) -> Any:
 def _add(path: str, p: Any, u: Any) -> Any:
     if is_absent(p) or is_absent(u) or is_float0(u):
         return p
-    p, u = jnp.asarray(p), jnp.asarray(u)
+    p = jnp.asarray(as_array(p, path, "gx.apply_updates", "the parameters"))
+    u = jnp.asarray(as_array(u, path, "gx.apply_updates", "the updates"))
+    text = f"gx.apply_updates: {leaf(path)} is {describe_array(p)}, its update {describe_array(u)}"
     if p.shape != u.shape:
-        raise ValueError(
-            f"apply_updates: the leaf {path!r} is {describe_array(p)}, its update {describe_array(u)}; "
-            "shapes must be equal, nothing is broadcast"
-        )
+        raise ValueError(say(text, "shapes must be equal, nothing is broadcast"))
     if not is_inexact(p):
-        return (p + u).astype(p.dtype) if not is_inexact(u) else _refuse(path, p, u)
+        if is_inexact(u):
+            raise TypeError(say(text, "an integer parameter is never moved by a fraction: give it the update None"))
+        return (p + u).astype(p.dtype)
     if p.dtype == u.dtype:
-        return p + u
+        return compat.like_weak(p + u, p)
     wide = compute_dtype(p.dtype, u.dtype)
     total = p.astype(wide) + u.astype(wide)
     if jnp.iscomplexobj(total) and not jnp.iscomplexobj(p):
-        raise ValueError(f"apply_updates: the leaf {path!r} is real, its update is complex")
-    return jax.lax.convert_element_type(total, p.dtype)
-
-
-def _refuse(path: str, p: Any, u: Any) -> Any:
-    raise TypeError(
-        f"apply_updates: the leaf {path!r} is {describe_array(p)}, its update {describe_array(u)}; "
-        "an integer parameter is never moved by a fraction: give it the update None"
-    )
+        raise ValueError(say(text, "a real parameter has a real update: was its real part meant?"))
+    return compat.like_weak(jax.lax.convert_element_type(total, p.dtype), p)

@@ -1,5 +1,7 @@
 """The two bodies that are not made of others: one rule, and a pair of functions that somebody wrote."""
 
+import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,11 +108,28 @@ def keep_dtypes(new: Any, old: Any) -> Any:
 def pair_label(update: Any) -> str:
     """`adam` for the `update` of `optax.scale_by_adam()`: the factory's name as the closure remembers it."""
     name = str(getattr(update, "__qualname__", "")).split(".<locals>")[0].split(".")[-1]
-    return name.removeprefix("scale_by_") or "transform"
+    return "transform" if not name or name == "<lambda>" else name.removeprefix("scale_by_")
+
+
+def tolerant(update: Any) -> Any:
+    """`update` so that it may be called with any extra argument; it is given those that it takes."""
+    try:
+        parameters = inspect.signature(update).parameters.values()
+    except (TypeError, ValueError):
+        return update
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return update
+    known = {p.name for p in parameters}
+
+    @functools.wraps(update)
+    def call(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        return update(updates, state, params, **{name: value for name, value in extra.items() if name in known})
+
+    return call
 
 
 def with_extra(tx: Any) -> tuple[Any, Any]:
     """`(init, update)` of any Optax transform, `update` taking and ignoring extra arguments."""
     if isinstance(tx, optax.GradientTransformation):
         tx = optax.with_extra_args_support(tx)
-    return tx.init, tx.update
+    return tx.init, tolerant(tx.update)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer as Tracer
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -57,6 +58,15 @@ def promotion(mode: str) -> Any:
 def rank_promotion(mode: str) -> Any:
     """A context in which JAX treats rank promotion by `mode`, "allow", "warn" or "raise"."""
     return jax.numpy_rank_promotion(mode)
+
+
+def like_weak(x: Any, other: Any) -> Any:
+    """`x` of a weak type if `other` is of one: a parameter `jnp.asarray(2.0)` must not change its type by a step."""
+    if not getattr(other, "weak_type", False) or x.weak_type:
+        return x
+    from jax.extend.core.primitives import convert_element_type_p  # takes a while to import, and few need it
+
+    return convert_element_type_p.bind(x, new_dtype=x.dtype, weak_type=True, sharding=None)
 
 
 def x64_enabled() -> bool:

@@ -1,7 +1,7 @@
 """The door: every update is held against the parameters and the state before anything is computed.
 
 It runs while tracing, so it costs nothing when the step runs. Structures must agree, shapes must be equal (a gradient
-is never broadcast against a parameter), an integer gradient is refused by whoever would do arithmetic with it. The first
+is never broadcast against a parameter), an integer leaf is refused by whoever would do arithmetic with it. The first
 disagreement is reported with the link, the leaf, what came, what was wanted and what to do.
 """
 
@@ -13,32 +13,32 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .errors import describe_array, kind
+from . import roles
+from .errors import describe_array, kind, leaf, say
 from .plan import Link, Plan
-from .tree import View, difference, is_absent, is_float0, is_inexact, listed, view
+from .tree import View, as_array, difference, is_absent, is_float0, is_inexact, listed, spread, view
 
 ORDER = "the call is tx.update(updates, state, params)"
 REMEDY = "was this state made by tx.init with these parameters?"
+FIRST = "call state = tx.init(params) once and carry it from step to step"
+EQUAL = "shapes must be equal, nothing is broadcast"
+CARRIED = (
+    "integers are carried, never updated: give it the gradient None (or float0), or leave it out with gx.masked or "
+    "gx.param_groups"
+)
 
 
-def array(x: Any, path: str) -> Any:
-    """A place of a tree as something with shape and dtype."""
-    if is_absent(x) or (hasattr(x, "shape") and hasattr(x, "dtype")):
-        return x
-    if isinstance(x, bool | int | float | complex | np.generic):
-        return jnp.asarray(x)
-    raise TypeError(f"update: the leaf {path!r} of the updates is a {type(x).__name__}, wanted an array")
-
-
-def enter(plan: Plan, updates: Any, params: Any, extra: Mapping[str, Any]) -> tuple[View, list[Any] | None]:
+def enter(
+    plan: Plan, updates: Any, params: Any, extra: Mapping[str, Any], who: str
+) -> tuple[View, list[Any] | None]:
     """Checks the arguments of `update` against each other; returns the updates as rows and the parameters' leaves."""
     missing = {name: links for name, links in plan.needs.items() if _missing(name, params, extra)}
     if missing:
         asked = "; ".join(f"{name} for {', '.join(links)}" for name, links in missing.items())
         call = ", ".join(["updates", "state", "params", *(f"{n}=..." for n in missing if n != "params")])
-        raise ValueError(f"update: missing {asked}; call tx.update({call})")
+        raise ValueError(say(f"{who}: missing {asked}", f"call tx.update({call})"))
     got = view(updates)
-    places = [array(x, path) for x, path in zip(got.places, got.paths, strict=True)]
+    places = [as_array(x, path, who, "the updates") for x, path in zip(got.places, got.paths, strict=True)]
     got = View(got.treedef, got.paths, places)
     if params is None:
         return got, None
@@ -46,16 +46,15 @@ def enter(plan: Plan, updates: Any, params: Any, extra: Mapping[str, Any]) -> tu
     problem = difference(got, wanted, "the updates", "the parameters")
     if problem is not None:
         if _is_state(params):
-            raise ValueError(f"update: the third argument is an optimizer state, not parameters; {ORDER}")
-        raise ValueError(
-            f"update: the updates and the parameters differ: {problem}; {ORDER}, with grads of these params"
-        )
+            fact = f"{who}: the third argument is an optimizer state, wanted the parameters"
+            raise ValueError(say(fact, ORDER))
+        raise ValueError(say(f"{who}: {problem}", f"{ORDER}, with the gradients of these parameters"))
     ps = [
-        x if is_absent(x) or hasattr(x, "dtype") else array(x, path)
+        x if is_absent(x) or hasattr(x, "dtype") else as_array(x, path, who, "the parameters")
         for x, path in zip(wanted.places, got.paths, strict=True)
     ]
     for path, u, p in zip(got.paths, places, ps, strict=True):
-        _check_pair(path, u, p)
+        _check_pair(who, path, u, p)
     return got, ps
 
 
@@ -63,39 +62,93 @@ def _missing(name: str, params: Any, extra: Mapping[str, Any]) -> bool:
     return params is None if name == "params" else extra.get(name) is None
 
 
-def _check_pair(path: str, u: Any, p: Any) -> None:
+def _check_pair(who: str, path: str, u: Any, p: Any) -> None:
     if is_absent(u) or is_float0(u):
         return
     if is_absent(p):
-        raise ValueError(
-            f"update: the leaf {path!r} has an update {describe_array(u)} but no parameter (it is {kind(p)})"
-        )
+        fact = f"{who}: {leaf(path)} has an update {describe_array(u)} and no parameter (it is {kind(p)})"
+        raise ValueError(say(fact, "differentiate and update the same tree"))
     if u.shape != p.shape:
-        raise ValueError(
-            f"update: the leaf {path!r} has an update of shape {u.shape} for a parameter of shape {p.shape}; "
-            "shapes must be equal, nothing is broadcast: was the gradient reduced or transposed on the way?"
-        )
+        fact = f"{who}: {leaf(path)} has an update of shape {u.shape} for a parameter of shape {p.shape}"
+        raise ValueError(say(fact, f"{EQUAL}: was the gradient reduced or transposed on the way?"))
+    if jnp.issubdtype(u.dtype, jnp.complexfloating) and not jnp.issubdtype(p.dtype, jnp.complexfloating):
+        fact = f"{who}: {leaf(path)} has an update {describe_array(u)} for a parameter {describe_array(p)}"
+        raise TypeError(say(fact, "a real parameter has a real gradient: was its real part meant?"))
 
 
-def check_leaf(link: Link, path: str, u: Any) -> None:
+def check_leaf(link: Link, path: str, u: Any, p: Any) -> None:
     """Refuses a leaf that a rule cannot do arithmetic with."""
-    if link.rule is None or link.rule.any_dtype or is_float0(u) or is_inexact(u):
+    if link.rule is None or link.rule.any_dtype or is_float0(u):
         return
-    raise TypeError(
-        f"{link.address}: the leaf {path!r} has an update of dtype {u.dtype}, and integers are carried, never updated; "
-        "give it the gradient None (or float0), or leave it out with gx.masked or gx.param_groups"
-    )
+    if not is_inexact(u):
+        raise TypeError(say(f"{link.address}: {leaf(path)} has an update {describe_array(u)}", CARRIED))
+    if not is_absent(p) and not is_inexact(p):
+        fact = f"{link.address}: {leaf(path)} is a parameter {describe_array(p)} with an update {describe_array(u)}"
+        raise TypeError(say(fact, CARRIED))
+
+
+def check_rates(
+    who: str, links: Sequence[Link], chosen: Sequence[Sequence[bool]], paths: Sequence[str]
+) -> None:
+    """Refuses a leaf to which two links apply a learning rate, each of them turning it downhill."""
+    turning = [
+        i for i, link in enumerate(links) if link.rule is not None and link.rule.rate and link.rule.flips
+    ]
+    for row, path in enumerate(paths):
+        found = [links[i].address for i in turning if chosen[i][row]]
+        if len(found) > 1:
+            raise ValueError(
+                say(
+                    f"{who}: the learning rate is applied {len(found)} times to {leaf(path)}, by {' and '.join(found)}",
+                    "rates multiply, and two turns downhill are one uphill: keep one",
+                )
+            )
+
+
+def check_count(address: str, count: Any) -> None:
+    """Refuses a counter of steps that is not one integer."""
+    if isinstance(count, int) and not isinstance(count, bool):
+        return
+    dtype, shape = getattr(count, "dtype", None), getattr(count, "shape", None)
+    if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+        fact = f"{address}: the count in the state is {describe_array(count)}, wanted int32[]"
+        raise ValueError(say(fact, "is it a state of one step, not a stack of states?" if shape else REMEDY))
+
+
+def check_result(
+    link: Link, path: str, before: Any, u: Any, new: Mapping[str, Any], slots: Mapping[str, Any]
+) -> None:
+    """Holds what a rule returned for one leaf against what it was given; an author's mistake."""
+    if u is None or np.shape(u) != np.shape(before):
+        raise ValueError(
+            f"{link.address}: the rule gave {describe_array(u)} for {leaf(path)}, wanted shape {np.shape(before)}"
+        )
+    unknown = [name for name in new if name not in slots]
+    if unknown:
+        fields = listed(list(slots)) or "none"
+        raise ValueError(
+            f"{link.address}: the rule renews {listed(unknown)}; the fields of its state are {fields}"
+        )
 
 
 def check_state_class(rule_state: type, state: Any, address: str) -> Any:
-    """The link's state if it is of the right class; an empty one may come back from a checkpoint as None or `()`."""
+    """The link's state if its class is right; an empty one may come back from a checkpoint as None, `()` or `{}`."""
     fields: Sequence[str] = getattr(rule_state, "_fields", ())
     if isinstance(state, rule_state):
         return state
-    if not fields and (state is None or (isinstance(state, tuple) and len(state) == 0)):
+    if not fields and (state is None or (isinstance(state, tuple | dict) and len(state) == 0)):
         return state
-    wanted = f"{rule_state.__name__}({', '.join(fields)})" if fields else "an empty state"
-    raise ValueError(f"{address}: wanted the state {wanted}, got {_state_text(state)}")
+    wanted = f"the state {rule_state.__name__}({', '.join(fields)})" if fields else "an empty state"
+    theirs: Sequence[str] = getattr(state, "_fields", fields)
+    counts = ("count" in fields) != ("count" in theirs) and {*fields, *theirs} <= {"count", "inner", "trace"}
+    hint = "or one has a schedule where the other has a number" if counts else ""
+    raise ValueError(wrong_state(f"{address}: wanted {wanted}", state, hint))
+
+
+def wrong_state(wanted: str, state: Any, hint: str = "") -> str:
+    """The message for a state that is not what was wanted."""
+    got, remedy = _state_text(state)
+    return say(f"{wanted}, got {got}", remedy, hint)
 
 
 def _is_state(x: Any) -> bool:
@@ -104,29 +157,54 @@ def _is_state(x: Any) -> bool:
     return type(x) is tuple and len(x) > 0 and all(_is_state(item) for item in x)
 
 
-def _state_text(state: Any) -> str:
+def _state_text(state: Any) -> tuple[str, str]:
+    """What came in the place of a state, and what to do."""
     if state is None:
-        return "None; call state = tx.init(params) first and carry it from step to step"
+        return "None", FIRST
+    if isinstance(state, optax.GradientTransformation) or callable(state):
+        return ("a transform" if isinstance(state, tuple) else kind(state)), FIRST
     if isinstance(state, tuple) and hasattr(state, "_fields"):
-        return f"{type(state).__name__}({', '.join(state._fields)}); it belongs to another optimizer or another link"
+        fields = ", ".join(getattr(state, "_fields", ()))
+        return f"{type(state).__name__}({fields})", "it belongs to another optimizer or another link"
     if isinstance(state, tuple) and _is_state(state):
-        return f"a tuple of {len(state)} states, as a chain keeps them; {REMEDY}"
-    if isinstance(state, Mapping) and all(map(hasattr, jax.tree.leaves(state), ["shape"] * 10**6)):
-        return f"a dict with {listed(list(map(str, state)))}, which looks like parameters; {ORDER}"
-    return f"{describe_array(state)}; {ORDER}"
+        return f"a tuple of {len(state)} states, as a chain keeps them", REMEDY
+    if isinstance(state, tuple) and len(state) == 0:
+        return "an empty tuple", FIRST
+    if _is_returned(state):
+        return "a pair (updates, state)", "write updates, state = tx.update(grads, state, params)"
+    if isinstance(state, Mapping):
+        keys = list(map(str, state))
+        written = {"count", "mu", "nu", "trace", "inner_state"}
+        if written & set(keys) or all(key.isdigit() for key in keys):
+            return f"a dict with {listed(keys)}", "restore a checkpoint into the structure of tx.init(params)"
+        if any(map(_is_state, state.values())):
+            return f"a dict of states with the names {listed(keys)}", "the state was made by another chain"
+        return f"a dict with {listed(keys)}, which looks like parameters", ORDER
+    return describe_array(state), ORDER
 
 
-def check_parts(state: Any, names: Sequence[str], address: str) -> Sequence[Any]:
-    """The parts of a chain's state, one a link."""
-    who = address or "chain"
-    if not isinstance(state, tuple | list) or hasattr(state, "_fields"):
-        raise ValueError(
-            f"{who}: wanted a tuple of {len(names)} states ({', '.join(names)}), got {_state_text(state)}"
-        )
+def _is_returned(x: Any) -> bool:
+    """Whether this is what `update` returns: the updates and a state."""
+    if type(x) is not tuple or len(x) != 2 or not _is_state(x[1]) or not jax.tree.leaves(x[0]):
+        return False  # an empty state may come back from a checkpoint as None, `()` or `{}`
+    named = isinstance(x[0], Mapping) and len(x[0]) > 0 and all(map(_is_state, x[0].values()))
+    return not named and not _is_state(x[0])
+
+
+def check_parts(state: Any, names: Sequence[str], address: str, foreign: bool = False) -> Sequence[Any]:
+    """The parts of a chain's state, one a link. A foreign first link may keep anything, even what looks like updates."""
+    wanted = f"{address or 'chain'}: wanted a tuple of {len(names)} states ({', '.join(names)})"
+    if (
+        not isinstance(state, tuple | list)
+        or hasattr(state, "_fields")
+        or (not foreign and _is_returned(state))
+    ):
+        raise ValueError(wrong_state(wanted, state))
+    if len(state) == 0 and len(names) > 0:
+        raise ValueError(wrong_state(wanted, ()))
     if len(state) != len(names):
-        raise ValueError(
-            f"{who}: wanted {len(names)} states ({', '.join(names)}), got {len(state)}; the state was made by another chain"
-        )
+        came = f"{len(state)} ({', '.join(type(x).__name__ for x in state)})"
+        raise ValueError(say(f"{wanted}, got {came}", "the state was made by another chain"))
     return state
 
 
@@ -135,21 +213,31 @@ def check_slot(
 ) -> list[Any]:
     """One parameter-shaped field of a link's state as rows, held against the updates."""
     try:
-        stored = rows.treedef.flatten_up_to(tree)
+        stored = spread(tree, rows)
+        if plain and not jax.tree_util.all_leaves([s for s in stored if not is_absent(s)]):
+            raise ValueError("a branch in the place of an array")
     except (ValueError, TypeError):
         problem = difference(rows, view(tree), "the updates", f"the state's {name}") or "they differ"
-        raise ValueError(f"{link.address}: the updates do not fit the state: {problem}; {REMEDY}") from None
+        raise ValueError(say(f"{link.address}: {problem}", REMEDY)) from None
     for path, u, s, take in zip(rows.paths, rows.places, stored, chosen, strict=True):
         if not take or is_float0(u):
             continue
         if is_absent(s):
-            raise ValueError(
-                f"{link.address}: the leaf {path!r} has an update {describe_array(u)} but no {name} in the state; "
-                "it was masked or absent when init was called"
+            fact = (
+                f"{link.address}: {leaf(path)} has an update {describe_array(u)} and no {name} in the state"
             )
-        if plain and getattr(s, "shape", u.shape) != u.shape:
-            raise ValueError(
-                f"{link.address}: the leaf {path!r} has an update of shape {u.shape}, its {name} in the state has shape "
-                f"{s.shape}; shapes must be equal, nothing is broadcast: {REMEDY}"
-            )
+            raise ValueError(say(fact, "it was masked or absent when init was called"))
+        if plain:
+            _check_stored(link, name, path, u, s)
     return stored
+
+
+def _check_stored(link: Link, name: str, path: str, u: Any, s: Any) -> None:
+    s = as_array(s, path, link.address, f"the state's {name}")
+    if s.shape != u.shape:
+        fact = f"{link.address}: {leaf(path)} has an update of shape {u.shape}"
+        raise ValueError(say(f"{fact}, its {name} in the state has shape {s.shape}", f"{EQUAL}: {REMEDY}"))
+    kept = link.rule is None or link.rule.roles[name] not in (roles.MOMENT, roles.SECOND_MOMENT)
+    if is_inexact(u) and not is_inexact(s) and not kept:
+        fact = f"{link.address}: {leaf(path)} has an update {describe_array(u)}, its {name} is {describe_array(s)}"
+        raise TypeError(say(fact, "the parameter was an integer when init was called", CARRIED))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, overload
 
+from .errors import name_outermost
 from .mask import Mask
 from .schedule import Schedule
 from .spec import Spec, bind, register
@@ -24,9 +25,15 @@ def _decorate(function: Callable[..., Any], label: str | None, make: Callable[[A
         arguments = bind(entry, args, kwargs)
         spec = Spec(entry, arguments)
         positional, keywords = spec.call()
-        return make(function(*positional, **keywords), spec)
+        try:
+            made = function(*positional, **keywords)
+        except (TypeError, ValueError) as problem:
+            name_outermost(problem, entry.text)
+            raise
+        return make(made, spec)
 
     entry = register(function, call, label)
+    call.entry = entry  # type: ignore[attr-defined]
     return call
 
 
@@ -76,7 +83,7 @@ def schedule(function: Callable[P, Any]) -> Callable[P, Schedule]:
 
     def make(made: Any, spec: Spec) -> Schedule:
         if isinstance(made, Schedule):
-            return Schedule(made._fn, spec, made._exact)
+            return Schedule(made.fn, spec, made.exact_fn)
         if isinstance(made, tuple):
             return Schedule(made[0], spec, made[1])
         return Schedule(made, spec)

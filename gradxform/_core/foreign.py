@@ -50,7 +50,14 @@ def declare(factory: Callable[..., Any], *, reach: str) -> None:
 
 
 def reach_of(tx: Any) -> str:
-    """How far a transform sees: the widest of its links, or what has been declared for a foreign one."""
+    """How far a transform sees: the widest of its links, or what has been declared for a foreign one.
+
+    Example:
+        >>> import gradxform as gx
+        >>> from gradxform import build
+        >>> build.reach_of(gx.scale_by_adam()), build.reach_of(gx.clip_by_global_norm(1.0))
+        ('element', 'tree')
+    """
     plan = getattr(tx, "plan", None)
     if plan is None or all(link.rule is None for link in plan.links):
         update = getattr(tx.body, "update_fn", tx.update) if plan is not None else tx.update

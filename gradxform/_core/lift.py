@@ -9,8 +9,10 @@ meet in nothing but the sums of `reduce`. The promise is the *reach*: buckets, k
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
+from . import roles
 from .body import RuleBody
 from .rule import Init, Rule, Stage
 from .transform import GradientTransformation, wrap
@@ -24,7 +26,12 @@ def _lift(
     needs = options.get("needs", ())
     if isinstance(needs, str):
         raise TypeError(f"{name}: needs={needs!r}; wanted a tuple of names, ({needs!r},)")
-    return wrap(RuleBody(Rule(name, tuple(stages), reach, **options)))
+    rule = Rule(name, tuple(stages), reach, **options)
+    for slot, dtype in rule.dtypes.items():
+        averaged = rule.roles.get(slot) in (roles.MOMENT, roles.SECOND_MOMENT)
+        if averaged and not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(f"gx.{name}: {slot} cannot be kept as {dtype}; wanted a floating dtype such as 'bfloat16'")
+    return wrap(RuleBody(rule))
 
 
 def elementwise(
@@ -47,7 +54,7 @@ def elementwise(
         step: `step(g, s, p, k, leaf)`, returns `u` or `(u, {slot: new})`.
         once: `once(c)`, returns the step's scalars by name; they are added to the hyperparameters in `k`.
         state: a NamedTuple class whose fields have roles.
-        scalars: hyperparameters by name: numbers, 0-d arrays, `TwoFloat`s or schedules; `k.<name>` is the number.
+        scalars: hyperparameters by name: numbers, 0-d arrays, `TwoFloat` pairs or schedules; `k.<name>` is the number.
         decays: decay rates, read as `Decay` so that `ema` and `debias` lose nothing.
         dtypes: the storage dtype of slots by field; None means the parameter's, float32 for the second moment of a
             16-bit parameter.
@@ -95,6 +102,19 @@ def leafwise(
 
     As `elementwise`; reductions over the leaf go through `leaf.sum`, `leaf.mean` and `leaf.norm`, so that they hold for
     a sharded leaf too. The rule is written for one array: declared stack axes (`gx.per_layer`) are mapped over outside.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from gradxform import build
+        >>> @build.factory
+        ... def unit_norm():
+        ...     def step(g, s, p, k, leaf):
+        ...         return g / leaf.norm(g)
+        ...     return build.leafwise(step)
+        >>> grads = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([2.0])}
+        >>> updates, _ = unit_norm().update(grads, unit_norm().init(grads))
+        >>> [round(float(u), 6) for u in updates["a"]]
+        [0.6, 0.8]
     """
     return _lift("leaf", [Stage(step, once)], call, _options(locals(), flags))
 

@@ -13,14 +13,17 @@ import jax
 import numpy as np
 import optax
 
-from .errors import kind, short
+from .compat import Tracer
+from .errors import accepts, describe_array, kind, leaf, say, short, signature_text
 from .spec import Spec, reduce_for_pickle
-from .tree import difference, is_absent, is_pattern, matches, view
+from .tree import View, difference, gather, is_absent, is_pattern, matches, spread, view
 
 
-@jax.tree_util.register_static
 class Mask:
-    """A predicate on path and leaf, as a value; called with a tree it gives the tree of booleans."""
+    """A predicate on path and leaf, as a value; called with a tree it gives the tree of booleans.
+
+    In trees it is a leaf, not a static node as a transform is: Optax calls a mask only if its leaves are callable.
+    """
 
     __slots__ = ("spec", "takes")
 
@@ -44,6 +47,12 @@ class Mask:
     def __repr__(self) -> str:
         return repr(self.spec)
 
+    def __copy__(self) -> "Mask":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Mask":
+        return self
+
     def __reduce__(self) -> Any:
         return reduce_for_pickle(self, self.spec)
 
@@ -66,17 +75,29 @@ def _is_function(x: Any) -> bool:
     return callable(x) and (jax.tree_util.all_leaves([x]) or isinstance(x, jax.tree_util.Partial))
 
 
+def _not_a_mask(mask: Any) -> str:
+    """What is wrong with a mask that can be seen without the parameters; empty if nothing is."""
+    entry = getattr(mask, "entry", None)
+    if entry is not None:
+        return f"{entry.text} itself: call it, {entry.text}(...)"
+    if isinstance(mask, optax.GradientTransformation):
+        return "a transform: is the order of the arguments right?"
+    if mask is None or isinstance(mask, bytes) or (isinstance(mask, int | float) and not isinstance(mask, bool)):
+        return short(mask)
+    if not _is_function(mask) or accepts(mask, 1) is not False or accepts(mask, 2) is not False:
+        return ""
+    return f"{getattr(mask, '__name__', type(mask).__name__)}{signature_text(mask)}"
+
+
 class MaskSelector:
     """Reads any form of mask; see the head of this module."""
 
     def __init__(self, mask: Any, who: str) -> None:
         self.mask, self.who = mask, who
-        if isinstance(mask, str | bytes) and not isinstance(mask, str):
-            raise TypeError(f"{who}: a mask of bytes; use a string")
-        if mask is None or (isinstance(mask, int | float) and not isinstance(mask, bool)):
-            raise TypeError(
-                f"{who}: wanted a tree of booleans, a function of the parameters, a pattern or a predicate, got {short(mask)}"
-            )
+        got = _not_a_mask(mask)
+        if got:
+            wanted = "a tree of booleans, a function of the parameters, a pattern or a predicate (path, leaf)"
+            raise TypeError(say(f"{who}: wanted {wanted}", f"got {got}"))
 
     def select(self, tree: Any, paths: Sequence[str], places: Sequence[Any]) -> list[bool]:
         mask = self.mask
@@ -84,13 +105,29 @@ class MaskSelector:
             return [False] * len(places)
         if isinstance(mask, Mask):
             return self._by_leaf(mask.takes, paths, places)
-        if is_pattern(mask):
-            return self._by_leaf(lambda path, leaf: matches(mask, path, leaf), paths, places)
-        if _is_function(mask):
-            if _is_predicate(mask):
-                return self._by_leaf(lambda path, leaf: matches(mask, path, leaf), paths, places)
-            mask = mask(tree)
-        return self._by_tree(mask, tree)
+        if self._looks_at_leaves():
+            return self._by_leaf(lambda path, leaf: matches(mask, path, leaf, self.who), paths, places)
+        return self._by_tree(mask(tree) if _is_function(mask) else mask, tree)
+
+    def _looks_at_leaves(self) -> bool:
+        mask = self.mask
+        return isinstance(mask, Mask) or is_pattern(mask) or (_is_function(mask) and _is_predicate(mask))
+
+    def hide(self, tree: Any, paths: Sequence[str], places: Sequence[Any], target: Any) -> Any:
+        """See `Selector`. A branch for which a tree of booleans says False is hidden by one `MaskedNode`, as in Optax."""
+        chosen = self.select(tree, paths, places)
+        if self._looks_at_leaves():
+            return hide(target, chosen, view(tree))
+        flags = self.mask(tree) if _is_function(self.mask) else self.mask
+
+        def one(flag: Any, part: Any) -> Any:
+            keep = is_absent(part) if is_absent(flag) else bool(flag)
+            return part if keep else optax.MaskedNode()
+
+        try:
+            return jax.tree.map(one, flags, target, is_leaf=is_absent)
+        except (ValueError, TypeError):  # a mask further out has hidden a branch of which this mask sees the leaves
+            return hide(target, chosen, view(tree))
 
     def _by_leaf(
         self, takes: Callable[[str, Any], bool], paths: Sequence[str], places: Sequence[Any]
@@ -98,6 +135,8 @@ class MaskSelector:
         return [not is_absent(p) and bool(takes(path, p)) for path, p in zip(paths, places, strict=True)]
 
     def _by_tree(self, mask: Any, tree: Any) -> list[bool]:
+        if mask is None:
+            raise TypeError(f"{self.who}: {short(self.mask)} gave None, wanted a tree of booleans")
         rows, flags = view(tree), view(mask)
         for path, flag in zip(flags.paths, flags.places, strict=True):
             self._check_flag(path, flag)
@@ -110,24 +149,28 @@ class MaskSelector:
             )
         except (ValueError, TypeError):
             problem = difference(flags, rows, "the mask", "the parameters") or "they differ"
-            raise ValueError(f"{self.who}: the mask does not fit the parameters: {problem}") from None
+            remedy = "a mask has the parameters' structure, or is True or False in the place of a branch"
+            raise ValueError(say(f"{self.who}: {problem}", remedy)) from None
         return [not is_absent(flag) and bool(flag) for flag in jax.tree.leaves(spread, is_leaf=is_absent)]
 
     def _check_flag(self, path: str, flag: Any) -> None:
-        where = f"{self.who}: the mask's leaf {path!r}" if path else f"{self.who}: the mask"
-        if isinstance(flag, jax.core.Tracer):
-            raise TypeError(
-                f"{where} is traced; a mask must be known when the step is compiled: use shapes and paths"
-            )
+        where = f"{self.who}: {leaf(path)} of the mask" if path else f"{self.who}: the mask"
+        if isinstance(flag, Tracer):
+            remedy = "a mask must be known when the step is compiled: decide by path, shape or dtype, not by values"
+            raise TypeError(say(f"{where} is a traced value {describe_array(flag)}, wanted True or False", remedy))
         if is_absent(flag) or isinstance(flag, bool | np.bool_):
             return
         if getattr(flag, "shape", None) == () and getattr(flag, "dtype", None) == np.bool_:
             return
-        raise TypeError(f"{where} is {kind(flag)} ({short(flag)}), wanted True or False")
+        got = kind(flag) if hasattr(flag, "shape") else f"{kind(flag)}, {short(flag)}"
+        remedy = "leaves are named by a pattern, 'a/*', or several in a tuple" if isinstance(flag, str) else ""
+        raise TypeError(say(f"{where} is {got}, wanted True or False", remedy))
 
 
-def hide(tree: Any, chosen: Sequence[bool]) -> Any:
-    """`tree` with `MaskedNode` in the place of every leaf that is not chosen."""
-    rows = view(tree)
-    places = [p if take else optax.MaskedNode() for p, take in zip(rows.places, chosen, strict=True)]
-    return rows.treedef.unflatten(places)
+def hide(tree: Any, chosen: Sequence[bool], rows: View) -> Any:
+    """`tree`, whose leaves are places of `rows`, with `MaskedNode` in the place of every array that is not chosen."""
+    hidden = [
+        place if take or is_absent(place) else optax.MaskedNode()
+        for place, take in zip(spread(tree, rows), chosen, strict=True)
+    ]
+    return gather(hidden, tree, rows)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 INT32_MAX = np.iinfo(np.int32).max
-#: The largest magnitude whose square is still finite in float32, as a power of two. bfloat16 reaches 2^127.
-SQUARABLE = 2.0**63
+#: A magnitude whose square float32 can still add up over 2^31 elements. bfloat16 and float32 reach 2^127.
+SQUARABLE = 2.0**48
 
 
 class TwoFloat(NamedTuple):
@@ -69,7 +69,15 @@ def decay_of(x: Any, dtype: Any) -> Decay:
 
 
 def ema(x: Any, average: Any, decay: Decay) -> Any:
-    """`b * average + (1 - b) * x`."""
+    """`b * average + (1 - b) * x`.
+
+    Example:
+        >>> import gradxform as gx
+        >>> from gradxform import build
+        >>> decay = build.Decay(0.75, 0.25)
+        >>> build.ema(8.0, 4.0, decay)
+        5.0
+    """
     return decay.value * average + decay.complement * x
 
 
@@ -77,12 +85,26 @@ def debias(decay: Decay, t: Any) -> Any:
     """`1 - b^t` for t = 1, 2, ..., the weight that an average started at zero has gathered after t steps.
 
     Accurate to a few units in the last place for every b in [0, 1) and t up to 10^7 and beyond.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradxform import build
+        >>> decay = build.Decay(np.float32(0.999), np.float32(0.001))
+        >>> abs(float(build.debias(decay, np.float32(1000))) / (1 - 0.999**1000) - 1) < 1e-6
+        True
     """
     return -jnp.expm1(t * jnp.log1p(-decay.complement))
 
 
 def abs_sq(x: Any) -> Any:
-    """`|x|^2`, real also for complex `x`."""
+    """`|x|^2`, real also for complex `x`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from gradxform import build
+        >>> float(build.abs_sq(jnp.asarray(3.0 + 4.0j)))
+        25.0
+    """
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
     return x * x
@@ -94,13 +116,19 @@ def next_count(count: Any) -> Any:
     return jnp.where(count < top, count + np.asarray(1, count.dtype), top)
 
 
+def canonical(dtype: Any) -> Any:
+    """The dtype that JAX gives to an array of `dtype`: float32 for NumPy's float64 unless double precision is on."""
+    return jnp.dtype(jax.dtypes.canonicalize_dtype(dtype))
+
+
 def compute_dtype(*dtypes: Any) -> Any:
     """The dtype in which a leaf is worked: at least float32, wide enough for all given, complex if one is."""
-    out = jnp.dtype(jnp.float32)
-    for dtype in dtypes:
-        if dtype is not None and jnp.issubdtype(dtype, jnp.inexact):
-            out = jnp.promote_types(out, dtype)
-    return out
+    given = [canonical(dtype) for dtype in dtypes if dtype is not None]
+    floating = [dtype for dtype in given if jnp.issubdtype(dtype, jnp.inexact)]
+    double = any(jnp.finfo(dtype).bits > 32 for dtype in floating)
+    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in floating):
+        return jnp.dtype(jnp.complex128 if double else jnp.complex64)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)
 
 
 def real_dtype(dtype: Any) -> Any:
@@ -121,7 +149,8 @@ def cast(x: Any, dtype: Any) -> Any:
         x = x.real
     if jnp.issubdtype(dtype, jnp.complexfloating) or not _narrows(x.dtype, dtype):
         return x.astype(dtype)
-    return saturate(x, float(jnp.finfo(dtype).max)).astype(dtype)
+    wide = x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x  # which cannot hold the bounds of float16
+    return saturate(wide, float(jnp.finfo(dtype).max)).astype(dtype)
 
 
 def saturate(x: Any, limit: float) -> Any:
@@ -130,12 +159,14 @@ def saturate(x: Any, limit: float) -> Any:
     return jnp.where(jnp.isfinite(x), jnp.clip(x, -bound, bound), x)
 
 
-def widen(x: Any, dtype: Any) -> Any:
-    """A gradient in its compute dtype. bfloat16 reaches 2^127, whose square float32 cannot hold: it is kept squarable."""
-    if x.dtype == dtype:
-        return x
-    wide = x.astype(dtype)
-    return saturate(wide, SQUARABLE) if x.dtype == jnp.bfloat16 and dtype == jnp.float32 else wide
+def widen(x: Any, dtype: Any, stored: Any = None) -> Any:
+    """A gradient in its compute dtype. Where it or its parameter (of dtype `stored`) has 16 bits it is kept squarable.
+
+    bfloat16 reaches 2^127, whose square float32 cannot hold: one such gradient would leave Inf in `nu` for good.
+    """
+    wide = x if x.dtype == dtype else x.astype(dtype)
+    short = x.dtype == jnp.bfloat16 or (x.dtype == jnp.float32 and stored in (jnp.bfloat16, jnp.float16))
+    return saturate(wide, SQUARABLE) if short and dtype == jnp.float32 else wide
 
 
 # ------------------------------------------------------------------------------------------------ random bits, rounding
@@ -154,6 +185,14 @@ def random_bits(seed: Any, step: Any, leaf: int, shape: tuple[int, ...], offset:
         leaf: a number that tells leaves apart, as `leaf_number(path)`.
         shape: the shape of the result.
         offset: global index of the first element.
+
+    Example:
+        >>> from gradxform import build
+        >>> leaf = build.leaf_number("dense/kernel")
+        >>> whole = build.random_bits(0, 7, leaf, (6,))
+        >>> part = build.random_bits(0, 7, leaf, (2,), offset=4)
+        >>> bool((whole[4:] == part).all())
+        True
     """
     stream = _mix(
         jnp.asarray(seed, jnp.uint32)
@@ -171,7 +210,13 @@ def _mix(x: Any) -> Any:
 
 
 def leaf_number(path: str) -> int:
-    """A 32-bit number of a leaf's path (FNV-1a), the same in every process, unlike `hash`."""
+    """A 32-bit number of a leaf's path (FNV-1a), the same in every process, unlike `hash`.
+
+    Example:
+        >>> from gradxform import build
+        >>> build.leaf_number("dense/kernel") == build.leaf_number("dense/bias")
+        False
+    """
     number = 0x811C9DC5
     for byte in path.encode():
         number = ((number ^ byte) * 0x01000193) & 0xFFFFFFFF
@@ -188,6 +233,14 @@ def stochastic_round(x: Any, bits: Any, dtype: Any = jnp.bfloat16) -> Any:
         x: a float32 array.
         bits: uint32 of the same shape (`random_bits`); its low 16 bits are used.
         dtype: bfloat16, the only target for which the carry trick is exact.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from gradxform import build
+        >>> x = jnp.full(10_000, 1.0 + 2.0**-9)  # a quarter of the way to the next bfloat16
+        >>> rounded = build.stochastic_round(x, build.random_bits(0, 0, 0, x.shape))
+        >>> rounded.dtype, abs(float(rounded.astype(jnp.float32).mean()) - float(x[0])) < 1e-4
+        (dtype(bfloat16), True)
     """
     if jnp.dtype(dtype) != jnp.bfloat16 or x.dtype != jnp.float32:
         raise TypeError(

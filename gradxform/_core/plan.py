@@ -31,17 +31,24 @@ class Slot:
 
 
 class Executor:
-    """How slots are stored. The plain one keeps the dtype; low-bit, guards and ZeRO put their own in front of it."""
+    """How a state is stored. The plain one keeps the dtype; low-bit, guards and ZeRO put their own in front of it.
 
-    def decode(self, slot: Slot, stored: Any, dtype: Any) -> Any:
+    `shared` holds the scalars of this step by the address of the link that computed them, so that a guard can select
+    between the old and the new by a flag that its own link has reduced, inside the same pass.
+    """
+
+    def decode(self, slot: Slot, stored: Any, dtype: Any, shared: Mapping[str, Any]) -> Any:
         """The stored form as an array in the compute dtype."""
-        del slot
+        del slot, shared
         return cast(stored, dtype)
 
-    def encode(self, slot: Slot, new: Any, stored: Any) -> Any:
-        """The stored form of a new value; `stored` is the old one, whose shape and dtype it keeps."""
-        del slot
-        return cast(new, stored.dtype)
+    def encode(self, slot: Slot, new: Any, stored: Any, shared: Mapping[str, Any]) -> Any:
+        """The stored form of a new value; `stored` is the old one, whose shape and dtype it keeps.
+
+        The count and other scalar fields come through here too, with an empty path.
+        """
+        del slot, shared
+        return new if new.dtype == stored.dtype else cast(new, stored.dtype)
 
 
 PLAIN = Executor()
@@ -51,6 +58,10 @@ class Selector(Protocol):
     """Which leaves a link works on."""
 
     def select(self, tree: Any, paths: Sequence[str], places: Sequence[Any]) -> list[bool]: ...
+
+    def hide(self, tree: Any, paths: Sequence[str], places: Sequence[Any], target: Any) -> Any:
+        """`target` with `MaskedNode` wherever it does not work; the other arguments are those of `select`."""
+        ...
 
 
 class Whole(Protocol):

@@ -55,11 +55,16 @@ def axes_of(path: str, leaf: Any, axis_names: Any, who: str) -> tuple[str, ...]:
     return tuple(name for name in names if name in varying)
 
 
-def reduce_leaves(partials: Sequence[Any], axes: Sequence[tuple[str, ...]], combine: str, zero: Any) -> Any:
-    """Combines one pytree of partial numbers a leaf into one pytree for the tree."""
+def reduce_leaves(partials: Sequence[Any], axes: Sequence[tuple[str, ...]], combine: str) -> Any:
+    """Combines one pytree of partial numbers a leaf into one pytree for the tree.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from gradxform import build
+        >>> float(build.reduce_leaves([jnp.array(3.0), jnp.array(4.0)], [(), ()], "sum"))
+        7.0
+    """
     pair, across = _COMBINE[combine]
-    if not partials:
-        return zero
     # Leaves with the same axes are added first, so that there is one collective for each set of axes.
     groups: dict[tuple[str, ...], Any] = {}
     for partial, names in zip(partials, axes, strict=True):

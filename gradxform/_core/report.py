@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .compat import Tracer
 from .plan import Link, selected
 from .roles import OTHER, Role
 from .rule import Rule
@@ -60,7 +61,7 @@ def _scalar_text(value: Any) -> str:
         return repr(value) if hasattr(value, "spec") else getattr(value, "__name__", "a function")
     if isinstance(value, int | float):
         return f"{value:g}"
-    return "traced" if isinstance(value, jax.core.Tracer) else f"{value}"
+    return "traced" if isinstance(value, Tracer) else f"{value}"
 
 
 def _slots(rule: Rule, state: Any) -> list[tuple[str, str, str, int]]:

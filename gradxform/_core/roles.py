@@ -69,6 +69,15 @@ def declare_roles(state: type, **fields: Any) -> None:
 
     Raises:
         ValueError: if the class has no such field, or a role is not one of this module's.
+
+    Example:
+        >>> from typing import Any, NamedTuple
+        >>> from gradxform import build
+        >>> class TheirState(NamedTuple):
+        ...     momentum: Any
+        >>> build.declare_roles(TheirState, momentum=build.Moment)
+        >>> build.roles_of(TheirState)["momentum"].name
+        'moment'
     """
     known: tuple[str, ...] = getattr(state, "_fields", ())
     for name, annotation in fields.items():
@@ -84,7 +93,14 @@ def declare_roles(state: type, **fields: Any) -> None:
 
 @cache
 def roles_of(state: type) -> dict[str, Role]:
-    """Field names and roles of a state class, in the order of its fields."""
+    """Field names and roles of a state class, in the order of its fields.
+
+    Example:
+        >>> import optax
+        >>> from gradxform import build
+        >>> {name: role.name for name, role in build.roles_of(optax.ScaleByAdamState).items()}
+        {'count': 'count', 'mu': 'moment', 'nu': 'second moment'}
+    """
     fields: tuple[str, ...] = getattr(state, "_fields", ())
     declared = _DECLARED.get(state)
     if declared is None:

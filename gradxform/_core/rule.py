@@ -24,10 +24,11 @@ import numpy as np
 import optax
 
 from . import roles
-from .numerics import next_count
+from .errors import leaf as place, say
+from .numerics import canonical, next_count
 from .roles import Count, Role, roles_of
 from .scalars import is_schedule, resolve, resolve_decay
-from .tree import is_absent, is_inexact, matches, view
+from .tree import as_array, is_absent, is_inexact, matches, pattern_text, view
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +96,11 @@ class Scheduled(NamedTuple):
 
 
 class Context(SimpleNamespace):
-    """What `once` sees: the hyperparameters of this step by name, and
+    """What `once` sees.
 
-    `count` (completed steps, int32), `t` (this step's number, floating, 1 at the first), `sums` (what the stage's
-    `reduce` gave for the whole tree), `state` (the scalar fields of the state by name), `extra` (keyword arguments of
-    `update`), `dtype`.
+    The hyperparameters of this step by name, and `count` (completed steps, int32), `t` (this step's number, floating,
+    1 at the first), `sums` (what the stage's `reduce` gave for the whole tree), `state` (the scalar fields of the state
+    by name), `extra` (keyword arguments of `update`), `dtype`.
     """
 
 
@@ -108,7 +109,12 @@ Init = Callable[[Any, Leaf], Any]
 
 def stack_depth(stacked: tuple[Any, ...], path: str, leaf: Any) -> int:
     """How many leading axes of a leaf are declared as stack axes, one for each pattern that takes it."""
-    return sum(1 for pattern in stacked if matches(pattern, path, leaf))
+    depth = sum(1 for pattern in stacked if matches(pattern, path, leaf))
+    if depth > len(leaf.shape):
+        patterns = " and ".join(map(pattern_text, stacked))
+        fact = f"gx.per_layer(stacked={patterns!r}): {place(path)} of shape {leaf.shape} has no axis of layers"
+        raise ValueError(say(fact, "name the stacked leaves only"))
+    return depth
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +136,7 @@ class Rule:
     rate: int = 0
     flips: bool = False
     uncoupled: bool = False
+    arguments: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def roles(self) -> dict[str, Role]:
@@ -165,7 +172,7 @@ class Rule:
 
     def init_slot(self, name: str, p: Any, path: str, depth: int) -> Any:
         """One slot of one leaf, `depth` of whose leading axes are declared stack axes."""
-        dtype = self.slot_dtype(name, p.dtype) if is_inexact(p) else p.dtype
+        dtype = self.slot_dtype(name, canonical(p.dtype)) if is_inexact(p) else canonical(p.dtype)
         maker = self.init.get(name)
         if maker is None or not is_inexact(p):
             return jnp.zeros_like(p, dtype=dtype)
@@ -181,7 +188,11 @@ class Rule:
     def init_state(self, params: Any, stacked: tuple[Any, ...]) -> Any:
         """The state for `params`, derived from the roles of its fields."""
         rows = view(params)
-        ps = [p if is_absent(p) or hasattr(p, "dtype") else jnp.asarray(p) for p in rows.places]
+        ps = [
+            as_array(p, path, f"init of {self.call}", "the parameters")
+            for path, p in zip(rows.paths, rows.places, strict=True)
+            if self.slots
+        ]
         made: dict[str, Any] = {}
         for name, role in self.roles.items():
             if name in self.fields:
@@ -203,7 +214,10 @@ class Rule:
 
     def hyper(self, count: Any, dtype: Any) -> dict[str, Any]:
         """Every hyperparameter at this count."""
-        found: dict[str, Any] = {n: resolve(self.call, n, v, count, dtype) for n, v in self.scalars.items()}
+        asked = self.arguments
+        found: dict[str, Any] = {
+            n: resolve(self.call, asked.get(n, n), v, count, dtype) for n, v in self.scalars.items()
+        }
         found.update({n: resolve_decay(self.call, n, v, count, dtype) for n, v in self.decays.items()})
         return found
 
@@ -249,15 +263,19 @@ class Running:
         for name, value in fields.items():
             self.fields[name] = jnp.asarray(value).astype(self.fields[name].dtype)
 
-    def end(self, unflatten: Callable[[list[Any]], Any]) -> Any:
-        """The new state."""
+    def end(self, nest: Callable[[list[Any], Any], Any], encode: Callable[[str, Any, Any], Any]) -> Any:
+        """The new state; `nest(places, old)` makes a slot's tree, `encode(name, new, old)` stores the scalar fields."""
         rule = self.rule
         if not rule.roles and not rule.scheduled:
             return self.state
-        made: dict[str, Any] = dict(self.fields)
-        made.update({name: unflatten(places) for name, places in self.slots.items()})
+        made: dict[str, Any] = {
+            name: encode(name, value, jnp.asarray(getattr(self.inner, name)))
+            for name, value in self.fields.items()
+        }
+        made.update({name: nest(places, getattr(self.inner, name)) for name, places in self.slots.items()})
         if self.count is not None:
-            count = next_count(jnp.asarray(self.count))
+            old = jnp.asarray(self.count)
+            count = encode("count" if rule.scheduled else str(rule.count_field), next_count(old), old)
             if rule.scheduled:
                 return Scheduled(count, rule.state(**made) if rule.roles else self.inner)
             made[str(rule.count_field)] = count

@@ -11,23 +11,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from . import compat, door, roles
-from .mask import hide
-from .numerics import cast, compute_dtype, real_dtype, widen
+from .numerics import canonical, cast, compute_dtype, real_dtype, widen
 from .plan import PLAIN, Body, Link, Plan, Segment, Slot, selected
 from .reduce import axes_of, reduce_leaves
 from .rule import Leaf, Rule, Running, Stage, stack_depth
 from .scalars import at_dtype
-from .tree import View, is_absent, is_float0, is_inexact
+from .tree import View, gather, is_absent, is_float0, is_inexact, spread
 
 
-def run(body: Body, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:
-    """`update` of a transform whose body is `body`."""
-    parts = body.split(state, "")
-    rows, ps = door.enter(body.plan, updates, params, extra)
+def run(
+    body: Body, updates: Any, state: Any, params: Any, extra: Mapping[str, Any], who: str = ""
+) -> tuple[Any, Any]:
+    """`update` of a transform whose body is `body`; `who` is the factory, for messages."""
+    parts = body.split(state, who)
+    rows, ps = door.enter(body.plan, updates, params, extra, who or "update")
     step = _Step(body.plan, rows, ps, updates if params is None else params, parts, extra)
+    door.check_rates(who or "update", body.plan.links, step.chosen, rows.paths)
     for segment in body.plan.segments:
         step.segment(segment)
     return step.updates(), body.join(state, step.parts())
@@ -55,9 +56,10 @@ class _Step:
         widest = compute_dtype(*(dtype for dtype in self.dtypes if dtype is not None))
         self.dtype = real_dtype(widest)
         cache: dict[Any, Any] = {}
-        kinds = self.us if ps is None else ps
-        self.chosen = [selected(link, tree, rows.paths, kinds, cache) for link in plan.links]
+        self.tree, self.kinds = tree, self.us[:] if ps is None else ps
+        self.chosen = [selected(link, tree, rows.paths, self.kinds, cache) for link in plan.links]
         self.states = parts
+        self.shared: dict[str, Any] = {}
         self.running = [self._start(i, link) for i, link in enumerate(plan.links)]
 
     def _start(self, number: int, link: Link) -> Running | None:
@@ -66,7 +68,7 @@ class _Step:
         chosen = self.chosen[number]
         for i, path in enumerate(self.rows.paths):
             if chosen[i] and not is_absent(self.us[i]):
-                door.check_leaf(link, path, self.us[i])
+                door.check_leaf(link, path, self.us[i], self.ps[i])
         chosen = [c and _workable(u, link.rule) for c, u in zip(chosen, self.us, strict=True)]
         self.chosen[number] = chosen
         state = self.states[number]
@@ -83,6 +85,8 @@ class _Step:
             for name in link.rule.slots
         }
         running = Running(link.rule, state, slots)
+        if link.rule.scheduled or link.rule.count_field is not None:
+            door.check_count(link.address, running.count)
         running.begin(self.dtype)
         return running
 
@@ -97,6 +101,7 @@ class _Step:
                 continue
             sums = self._reduce(number, stage, running) if stage.reduce is not None else None
             running.scalars(stage, sums, self.extra, self.dtype)
+            self.shared[self.plan.links[number].address] = running.k
         for row in range(len(self.us)):
             entries = [
                 (n, i)
@@ -114,7 +119,7 @@ class _Step:
 
     def _value(self, row: int) -> Any:
         """A leaf's update in its compute dtype."""
-        return widen(jnp.asarray(self.us[row]), self.dtypes[row])
+        return widen(jnp.asarray(self.us[row]), self.dtypes[row], None if self.touched[row] else self.out[row])
 
     def _param(self, row: int) -> Any:
         p = self.ps[row]
@@ -127,9 +132,8 @@ class _Step:
             role = link.rule.roles[name] if link.rule else roles.OTHER
             dtype = self.dtypes[row]
             wanted = real_dtype(dtype) if role is roles.SECOND_MOMENT else dtype
-            found[name] = link.executor.decode(
-                Slot(link.address, name, role, self.rows.paths[row]), stored[row], wanted
-            )
+            slot = Slot(link.address, name, role, self.rows.paths[row])
+            found[name] = link.executor.decode(slot, stored[row], wanted, self.shared)
         return SimpleNamespace(**found)
 
     def _info(self, number: int, row: int) -> tuple[Leaf, int]:
@@ -155,20 +159,22 @@ class _Step:
                 partial = reduce(self._value(row), self._slots(number, row), self._param(row), k, leaf)
                 partials.append(jax.tree.map(lambda x: jnp.asarray(x).astype(self.dtype), partial))
             axes.append(leaf.axes)
-        zero = jnp.zeros([], self.dtype)
         if not partials:  # nothing to add up: ask the rule for the shape of its partials
             empty = jnp.zeros((0,), self.dtype)
             slots = SimpleNamespace(**dict.fromkeys(running.slots, empty))
             leaf = Leaf("", (0,), self.dtype)
             partial = reduce(empty, slots, empty, _at(running.k, self.dtype), leaf)
-            return jax.tree.map(lambda x: zero, partial)
-        return reduce_leaves(partials, axes, stage.combine, zero)
+            return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=self.dtype), partial)
+        return reduce_leaves(partials, axes, stage.combine)
 
     def _leaf(
         self, row: int, entries: list[tuple[int, int]], scaled: dict[tuple[int, Any], SimpleNamespace]
     ) -> None:
         """Takes one leaf through all its stages of this segment."""
-        u, p, dtype = self._value(row), self._param(row), self.dtypes[row]
+        p, dtype = self._param(row), self.dtypes[row]
+        rules = [self.plan.links[number].rule for number, _ in entries]
+        # What is only passed on is not bounded for squaring either.
+        u = jnp.asarray(self.us[row]) if all(rule and rule.any_dtype for rule in rules) else self._value(row)
         real = real_dtype(dtype)
         for number, i in entries:
             running, link = self.running[number], self.plan.links[number]
@@ -187,10 +193,11 @@ class _Step:
                     f"while {link.address} worked on the leaf {leaf.path!r} ({dtype.name}{list(u.shape)})"
                 )
                 raise
+            door.check_result(link, leaf.path, self.us[row], u, new, running.slots)
             for name, value in new.items():
                 stored = running.slots[name]
                 slot = Slot(link.address, name, running.rule.roles[name], leaf.path)
-                stored[row] = link.executor.encode(slot, value, stored[row])
+                stored[row] = link.executor.encode(slot, value, stored[row], self.shared)
         self.us[row], self.touched[row] = u, True
 
     def _whole(self, number: int) -> None:
@@ -198,35 +205,36 @@ class _Step:
         link, chosen = self.plan.links[number], self.chosen[number]
         if link.whole is None:
             return
-        hidden = optax.MaskedNode()
         masked = bool(link.selectors)
-        now = [cast(u, self.out[i]) if self.touched[i] else u for i, u in enumerate(self.us)]
-        us = [u if take or not masked else hidden for u, take in zip(now, chosen, strict=True)]
+        now = [_leave(u, self.out[i]) if self.touched[i] else u for i, u in enumerate(self.us)]
         unflatten = self.rows.treedef.unflatten
-        params = None
-        if self.has_params:
-            params = unflatten(
-                [p if take or not masked else hidden for p, take in zip(self.ps, chosen, strict=True)]
-            )
-        extra = self._hidden_extra(chosen) if link.mask_extra else self.extra
+        us = self._hide(link, unflatten(now))
+        params = self._hide(link, unflatten(self.ps)) if self.has_params else None
+        extra = self._hidden_extra(link) if link.mask_extra else self.extra
         try:
-            got, self.states[number] = link.whole.update(unflatten(us), self.states[number], params, extra)
+            got, self.states[number] = link.whole.update(us, self.states[number], params, extra)
         except Exception as problem:
             problem.add_note(f"while the link {link.address} ran")
             raise
-        new = self.rows.treedef.flatten_up_to(got)
+        new = spread(got, self.rows)
         for row, value in enumerate(new):
             if (chosen[row] or not masked) and not is_absent(value):
                 self.us[row], self.touched[row] = value, True
 
-    def _hidden_extra(self, chosen: list[bool]) -> dict[str, Any]:
+    def _hide(self, link: Link, tree: Any) -> Any:
+        """A tree as the masks around a link leave it, outermost first."""
+        for selector in link.selectors:
+            tree = selector.hide(self.tree, self.rows.paths, self.kinds, tree)
+        return tree
+
+    def _hidden_extra(self, link: Link) -> dict[str, Any]:
         """The extra arguments, those that are shaped like the parameters masked as they are."""
         same = {
             n: x
             for n, x in self.extra.items()
             if jax.tree.structure(x, is_leaf=is_absent) == self.rows.treedef
         }
-        return {**self.extra, **{name: hide(x, chosen) for name, x in same.items()}}
+        return {**self.extra, **{name: self._hide(link, x) for name, x in same.items()}}
 
     # ---------------------------------------------------------------------------------------- leaving
 
@@ -235,8 +243,17 @@ class _Step:
         return self.rows.treedef.unflatten(done)
 
     def parts(self) -> list[Any]:
-        unflatten = self.rows.treedef.unflatten
-        return [s if r is None else r.end(unflatten) for r, s in zip(self.running, self.states, strict=True)]
+        return [
+            state if running is None else self._end(link, running)
+            for link, running, state in zip(self.plan.links, self.running, self.states, strict=True)
+        ]
+
+    def _end(self, link: Link, running: Running) -> Any:
+        def encode(name: str, new: Any, old: Any) -> Any:
+            role = running.rule.roles.get(name, roles.COUNT)
+            return link.executor.encode(Slot(link.address, name, role, ""), new, old, self.shared)
+
+        return running.end(lambda places, old: gather(places, old, self.rows), encode)
 
 
 def _workable(u: Any, rule: Rule) -> bool:
@@ -249,7 +266,7 @@ def _out_dtype(u: Any, p: Any) -> Any:
     """The dtype of a leaf's update: its parameter's, or that of what came in."""
     if is_absent(u) or is_float0(u) or not is_inexact(u):
         return None
-    return jnp.dtype(p.dtype) if not is_absent(p) and is_inexact(p) else jnp.dtype(u.dtype)
+    return canonical(p.dtype if not is_absent(p) and is_inexact(p) else u.dtype)
 
 
 def _work_dtype(u: Any, p: Any) -> Any:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .errors import short
+from .errors import say, short
 from .numerics import Decay, TwoFloat, decay_of
 
 
@@ -28,13 +28,34 @@ def is_zero(value: Any) -> bool:
 def _at(call: str, name: str, value: Any, count: Any) -> Any:
     """The hyperparameter's number at this count: a Python or NumPy number, a `TwoFloat`, or a 0-d floating array."""
     if callable(value):
-        exact = getattr(value, "exact", None)
-        got = value(count) if exact is None else exact(count)
-        return _checked(call, name, value, got)
+        return _checked(call, name, value, _asked(call, name, value, count))
     return _checked(call, name, None, value)
 
 
+_BY_VALUE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def _asked(call: str, name: str, schedule: Any, count: Any) -> Any:
+    """The value of a schedule, which may be anybody's function."""
+    who = f"gx.{call}({name}={short(schedule)}): the schedule"
+    exact = getattr(schedule, "exact", None)
+    try:
+        return schedule(count) if exact is None else exact(count)
+    except _BY_VALUE as problem:
+        remedy = "use jnp.where(count < n, a, b) or gx.join_schedules"
+        raise TypeError(say(f"{who} decides by the value of the step count, which is traced", remedy)) from problem
+    except Exception as problem:
+        problem.add_note(f"while {who} was asked for its value")
+        raise
+
+
 def _checked(call: str, name: str, schedule: Any, got: Any) -> Any:
+    if isinstance(got, np.ndarray) and got.shape == ():
+        got = got[()]  # a NumPy number, with all its digits; as an array of JAX it would be rounded to float32
     if isinstance(got, TwoFloat | int | float | np.number) and not isinstance(got, bool):
         return got
     who = (
@@ -44,7 +65,8 @@ def _checked(call: str, name: str, schedule: Any, got: Any) -> Any:
     )
     shape, dtype = getattr(got, "shape", None), getattr(got, "dtype", None)
     if shape is None or dtype is None:
-        raise TypeError(f"{who} gave {short(got)}, wanted one number a step")
+        remedy = "call what makes the schedule first" if callable(got) else ""
+        raise TypeError(say(f"{who} gave {short(got)}, wanted one number a step", remedy))
     if shape != ():
         raise ValueError(f"{who} has shape {shape}, wanted one number a step, shape ()")
     array = jnp.asarray(got)

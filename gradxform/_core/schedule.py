@@ -26,19 +26,19 @@ class Schedule:
         True
     """
 
-    __slots__ = ("_exact", "_fn", "spec")
+    __slots__ = ("__weakref__", "exact_fn", "fn", "spec")
 
     def __init__(
         self, fn: Callable[[Any], Any], spec: Spec, exact: Callable[[Any], Any] | None = None
     ) -> None:
-        self._fn, self.spec, self._exact = fn, spec, exact
+        self.fn, self.spec, self.exact_fn = fn, spec, exact
 
     def __call__(self, count: Any) -> Any:
-        return self._fn(count)
+        return self.fn(count)
 
     def exact(self, count: Any) -> Any:
         """The value as hyperparameters read it: a Python number or a `TwoFloat` where the schedule knows it that well."""
-        return self._fn(count) if self._exact is None else self._exact(count)
+        return self.fn(count) if self.exact_fn is None else self.exact_fn(count)
 
     @property
     def __name__(self) -> str:

@@ -6,6 +6,7 @@ registered by the program or by an installed package's entry point; reading a fi
 """
 
 import difflib
+import importlib.metadata
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -14,37 +15,12 @@ from functools import cached_property
 from typing import Any
 
 from . import values
+from .errors import kind, say, short, signature_text
+from .spellings import unknown_argument
+from .text import Frozen, importable_name, render
 
 ENTRY_POINTS = "gradxform.factories"
 _JSON_VERSION = 1
-
-#: What torch, Keras and friends call the arguments that Optax and we call otherwise.
-SYNONYMS = {
-    "lr": "learning_rate",
-    "step_size": "learning_rate",
-    "betas": "b1 and b2",
-    "beta": "decay or momentum",
-    "beta1": "b1",
-    "beta2": "b2",
-    "beta_1": "b1",
-    "beta_2": "b2",
-    "epsilon": "eps",
-    "wd": "weight_decay",
-    "decay_rate": "weight_decay or decay",
-    "mom": "momentum",
-    "clipnorm": "clip_by_global_norm(...) in front, in a chain",
-    "global_clipnorm": "clip_by_global_norm(...) in front, in a chain",
-    "max_grad_norm": "clip_by_global_norm(...) in front, in a chain",
-    "amsgrad": "another method: optax.amsgrad works inside our chains as it is",
-    "fused": "nothing: updates are compiled by jax.jit",
-    "foreach": "nothing: updates are compiled by jax.jit",
-    "params": "nothing: a transform never holds parameters; pass them to init and update",
-    "num_warmup_steps": "warmup_steps",
-    "num_training_steps": "total_steps",
-    "decay_steps": "total_steps or transition_steps",
-    "warmup": "warmup_steps",
-    "total": "total_steps",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,16 +66,25 @@ def registered() -> Mapping[str, Factory]:
     return dict(_REGISTRY)
 
 
+def _load_entry_points() -> None:
+    """Imports what installed packages have declared, so that their factories register themselves."""
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        importlib.import_module(point.module)
+
+
 def find_factory(name: str) -> Factory:
     """The factory called `name`; packages that declare the entry point are asked if it is not known yet."""
     if name not in _REGISTRY:
-        values.load_entry_points(ENTRY_POINTS)
+        _load_entry_points()
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = f"did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"from_json: no factory is registered under {name!r}; {hint}"
-            f"import the module that defines it, or install the package that declares it under {ENTRY_POINTS!r}"
+            say(
+                f"from_json: no factory is registered under {name!r}",
+                hint,
+                f"import the module that defines it, or install the package that declares it under {ENTRY_POINTS!r}",
+            )
         )
     return _REGISTRY[name]
 
@@ -110,12 +95,13 @@ def bind(factory: Factory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
     keyword = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for name in kwargs:
         if name not in signature.parameters and not keyword:
-            raise TypeError(_unknown_argument(factory, name))
+            first = args[0] if args else None
+            raise TypeError(unknown_argument(factory.text, signature, name, first))
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as problem:
         raise TypeError(
-            f"{factory.text}(): {problem}; its signature is {_signature_text(signature)}"
+            say(f"{factory.text}(): {problem}", f"its signature is {signature_text(signature)}")
         ) from None
     bound.apply_defaults()
     return {name: _as_dtype(factory, name, value) for name, value in bound.arguments.items()}
@@ -133,26 +119,6 @@ def _as_dtype(factory: Factory, name: str, value: Any) -> Any:
         ) from None
 
 
-def _signature_text(signature: inspect.Signature) -> str:
-    plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
-    return str(inspect.Signature(plain))
-
-
-def _unknown_argument(factory: Factory, name: str) -> str:
-    names = list(factory.signature.parameters)
-    known = SYNONYMS.get(name, "")
-    if known and not (known in names or " " in known):
-        known = ""
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"here it is called {known}" if known and known.split(" ")[0] in names else known
-    if not hint and near:
-        hint = f"did you mean {near[0]}?"
-    return (
-        f"{factory.text}() has no argument {name!r}{'; ' if hint else ''}{hint}; "
-        f"its signature is {_signature_text(factory.signature)}"
-    )
-
-
 class Spec:
     """A factory and its bound arguments, compared by value.
 
@@ -167,7 +133,7 @@ class Spec:
         self.arguments = dict(arguments)
 
     @cached_property
-    def frozen(self) -> tuple[tuple[str, values.Frozen], ...]:
+    def frozen(self) -> tuple[tuple[str, Frozen], ...]:
         return tuple((name, values.freeze(value)) for name, value in self.arguments.items())
 
     @cached_property
@@ -176,13 +142,19 @@ class Spec:
         return any(values.holds_tracer(value) for _, value in self.frozen)
 
     @cached_property
+    def holds_array(self) -> bool:
+        """Whether an argument holds an array on a device, or one being traced: then the transform is not interned."""
+        return any(map(values.holds_array, self.arguments.values()))
+
+    @cached_property
     def _hash(self) -> int:
         return hash((self.factory.name, self.frozen))
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if not isinstance(other, Spec) or self.factory.name != other.factory.name:
+        # The factory itself, not its name: one that is defined again (a cell run twice) makes other transforms.
+        if not isinstance(other, Spec) or self.factory is not other.factory:
             return False
         if self.traced or other.traced:
             return False
@@ -196,18 +168,23 @@ class Spec:
 
     def _shown(self) -> Iterable[str]:
         """The arguments as a programmer would write them: required ones by position, the others if not the default."""
+        parameters = self.factory.signature.parameters
+        rest = any(p.kind is p.VAR_POSITIONAL and self.arguments.get(name) for name, p in parameters.items())
         for name, frozen in self.frozen:
-            parameter = self.factory.signature.parameters[name]
+            parameter = parameters[name]
+            text = repr(frozen[1]) if frozen[0] == "dtype" and name.endswith("dtype") else render(frozen)
             if parameter.kind is parameter.VAR_POSITIONAL:
                 yield from map(values.render, frozen[1])
             elif parameter.kind is parameter.VAR_KEYWORD:
-                yield from (f"{key[1]}={values.render(value)}" for key, value in frozen[1])
-            elif parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
-                yield values.render(frozen)
+                yield from (f"{key[1]}={render(value)}" for key, value in frozen[1])
+            elif parameter.kind is parameter.POSITIONAL_ONLY or (
+                parameter.kind is not parameter.KEYWORD_ONLY and (rest or parameter.default is parameter.empty)
+            ):
+                yield text
             elif parameter.default is parameter.empty or frozen != values.freeze(
                 _as_dtype(self.factory, name, parameter.default)
             ):
-                yield f"{name}={values.render(frozen)}"
+                yield f"{name}={text}"
 
     def call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments as `(args, kwargs)` of a call that makes an equal object."""
@@ -225,15 +202,20 @@ class Spec:
                 values.check_picklable(frozen)
             except values.NotAValue as problem:
                 raise problem.inside(f"{self.factory.text}({name})") from None
+        if importable_name(self.factory.call) is None:
+            raise values.NotAValue(
+                f"{self.factory.text}(...) cannot be pickled",
+                remedy="define the factory with `def` at the top of a module",
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The call as JSON data: the factory's name and the arguments that differ from its defaults."""
         written: dict[str, Any] = {}
         for name, frozen in self.frozen:
             default = self.factory.signature.parameters[name].default
-            if default is not inspect.Parameter.empty:
-                if frozen == values.freeze(_as_dtype(self.factory, name, default)):
-                    continue
+            optional = default is not inspect.Parameter.empty
+            if optional and frozen == values.freeze(_as_dtype(self.factory, name, default)):
+                continue
             try:
                 written[name] = values.encode(frozen)
             except values.NotAValue as problem:
@@ -258,14 +240,13 @@ def to_json(value: Any) -> str:
     """
     spec = getattr(value, "spec", None)
     if not isinstance(spec, Spec):
-        raise TypeError(
-            f"to_json: got a {type(value).__name__}, which no gradxform factory made; "
-            "an optax transform is a closure and cannot be written down: use its gradxform twin"
-        )
+        foreign = "an Optax transform is a closure and has no text: use its gradxform twin"
+        remedy = foreign if hasattr(value, "update") else "pass a transform, schedule or mask, such as gx.adamw(3e-4)"
+        raise TypeError(say(f"to_json: got {kind(value)}, which no gradxform factory made", remedy))
     return json.dumps({"gradxform": _JSON_VERSION, **spec.to_json()})
 
 
-def from_json(text: str, functions: Iterable[Callable[..., Any]] = ()) -> Any:
+def from_json(text: str | bytes, functions: Iterable[Callable[..., Any]] = ()) -> Any:
     """The transform, schedule or mask that `to_json` wrote.
 
     Only registered factories are called: gradxform's own, those whose module the program has imported, and those that
@@ -284,26 +265,34 @@ def from_json(text: str, functions: Iterable[Callable[..., Any]] = ()) -> Any:
         >>> gx.from_json(gx.to_json(gx.adamw(3e-4))) == gx.adamw(3e-4)
         True
     """
+    if not isinstance(text, str | bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+        hint = "json.dumps(...) of data that has been read already, Path(...).read_text() of a file"
+        raise TypeError(say(f"from_json: wanted the text that gx.to_json(tx) returned, got {kind(text)}", hint))
     try:
         data = json.loads(text)
     except json.JSONDecodeError as problem:
-        raise ValueError(f"from_json: not JSON ({problem}); pass what gx.to_json(tx) returned") from None
+        hint = "pass the text that gx.to_json(tx) returned, not the path of a file"
+        raise ValueError(say(f"from_json: not JSON ({problem}), got {short(text)}", hint)) from None
     if not isinstance(data, dict) or "gradxform" not in data or "factory" not in data:
         raise ValueError("from_json: JSON, but not a gradxform transform; pass what gx.to_json(tx) returned")
     if data["gradxform"] != _JSON_VERSION:
         raise ValueError(
-            f"from_json: written in format {data['gradxform']!r}, this gradxform reads format {_JSON_VERSION}"
+            f"from_json: written in format {data['gradxform']!r}, this gradxform reads format {_JSON_VERSION}; "
+            "install a newer gradxform"
         )
-    allowed = {name: fn for fn in functions if (name := values.importable_name(fn)) is not None}
+    allowed = {name: fn for fn in functions if (name := importable_name(fn)) is not None}
     return _from_data(data, allowed)
 
 
 def _from_data(data: Mapping[str, Any], functions: Mapping[str, Any]) -> Any:
-    factory = find_factory(data["factory"])
+    called, written = data["factory"], data.get("arguments", {})
+    if not isinstance(called, str) or not isinstance(written, dict):
+        raise ValueError("from_json: wanted a factory's name and arguments by name; pass what gx.to_json(tx) returned")
+    factory = find_factory(called)
     arguments: dict[str, Any] = {}
-    for name, value in data.get("arguments", {}).items():
+    for name, value in written.items():
         if name not in factory.signature.parameters:
-            raise ValueError(f"from_json: {_unknown_argument(factory, name)}")
+            raise ValueError(f"from_json: {unknown_argument(factory.text, factory.signature, name)}")
         arguments[name] = values.decode(value, lambda inner: _from_data(inner, functions), functions)
     full: dict[str, Any] = {}
     for name, parameter in factory.signature.parameters.items():

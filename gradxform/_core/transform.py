@@ -18,9 +18,12 @@ import jax
 import optax
 
 from . import values
-from .body import HandBody, PairBody, pair_label, with_extra
+from .body import HandBody, PairBody, pair_label, tolerant, with_extra
+from .errors import kind, say
+from .mask import Mask
 from .plan import Body, Plan
 from .run import run
+from .schedule import Schedule
 from .spec import Factory, Spec, reduce_for_pickle, register
 
 _INTERNED: "WeakValueDictionary[tuple[str, Spec], Method]" = WeakValueDictionary()
@@ -59,6 +62,7 @@ class Method:
 
 class _Init(Method):
     __slots__ = ()
+    part = "init"
 
     def __call__(self, params: Any) -> Any:
         """The state for these parameters."""
@@ -67,14 +71,18 @@ class _Init(Method):
 
 class _Update(Method):
     __slots__ = ()
+    part = "update"
 
     def __call__(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         """The new updates and the new state."""
         if isinstance(self.body, HandBody):
             return self.body.direct(updates, state, params, extra)
-        return run(self.body, updates, state, params, extra)
+        who = "" if self.spec.factory is _UNNAMED else self.spec.factory.text
+        return run(self.body, updates, state, params, extra, who)
 
 
+# What Python calls them when an argument is missing.
+_Init.__call__.__qualname__, _Update.__call__.__qualname__ = "tx.init", "tx.update"
 _METHODS: dict[str, type[Method]] = {"init": _Init, "update": _Update}
 
 
@@ -83,7 +91,7 @@ def _method_of(name: str, rebuild: Any, arguments: Any) -> Any:
 
 
 def _method(name: str, body: Body, spec: Spec) -> Method:
-    if any(isinstance(value, jax.Array) for value in jax.tree.leaves(list(spec.arguments.values()))):
+    if spec.holds_array:
         return _METHODS[name](name, body, spec)
     known = _INTERNED.get((name, spec))
     if known is None:
@@ -120,15 +128,14 @@ class GradientTransformation(optax.GradientTransformationExtraArgs):
         for name, fn in (("init", init), ("update", update)):
             if not callable(fn):
                 raise TypeError(f"gx.GradientTransformation({name}={fn!r}): wanted a function")
-        extra = optax.with_extra_args_support(optax.GradientTransformationExtraArgs(init, update))
-        body = HandBody(init, extra.update, pair_label(update))
+        body = HandBody(init, tolerant(update), pair_label(update))
         return build(body, Spec(_BY_HAND, {"init": init, "update": update}))
 
     @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> "GradientTransformation":
+    def _make(cls, iterable: Iterable[Any]) -> "GradientTransformation":  # pyright: ignore[reportIncompatibleMethodOverride]
         return cls(*iterable)
 
-    def _replace(self, **fields: Any) -> "GradientTransformation":
+    def _replace(self, **fields: Any) -> "GradientTransformation":  # pyright: ignore[reportIncompatibleMethodOverride]
         return type(self)(fields.pop("init", self.init), fields.pop("update", self.update), **fields)
 
     @property
@@ -204,30 +211,48 @@ _BY_HAND: Factory = register(_by_hand, GradientTransformation, "")
 
 
 def as_transform(x: Any, who: str) -> GradientTransformation:
-    """Anything that a combinator takes as a transform; Optax's are adapted, everything else is refused by name."""
+    """Anything that a combinator takes as a transform; Optax's are adapted, everything else is refused by name.
+
+    Example:
+        >>> import optax
+        >>> from gradxform import build
+        >>> build.as_transform(optax.scale_by_yogi(), "mine").plan.links[0].reach
+        'tree'
+    """
     if isinstance(x, GradientTransformation):
         return x
     if isinstance(x, type) or not (
         callable(getattr(x, "init", None)) and callable(getattr(x, "update", None))
     ):
-        raise TypeError(f"{who}: wanted a transform, got {_not_a_transform(x)}")
+        got, remedy = _not_a_transform(x)
+        raise TypeError(say(f"{who}: wanted a transform, got {got}", remedy))
     init, update = with_extra(x)
     return build(
         PairBody(init, update, pair_label(getattr(x, "update", update))), Spec(_FOREIGN, {"transform": x})
     )
 
 
-def _not_a_transform(x: Any) -> str:
-    if callable(x) and not hasattr(x, "spec"):
+def _not_a_transform(x: Any) -> tuple[str, str]:
+    """What came in the place of a transform, and what to do."""
+    entry = getattr(x, "entry", None)
+    if entry is not None:
+        return f"{entry.text} itself", f"call it: {entry.text}(...)"
+    if isinstance(x, Schedule) or (callable(x) and getattr(x, "__name__", "") == "<lambda>"):
+        return kind(x), "a schedule is wrapped: gx.scale_by_learning_rate(schedule)"
+    if callable(x) and not isinstance(x, type | Mask):
         name = getattr(x, "__name__", type(x).__name__)
-        return f"the function {name}: call it, {name}(...), or if it is a schedule wrap it in gx.scale_by_learning_rate"
-    if isinstance(x, int | float):
-        return f"the number {x!r}: for a factor use gx.scale({x!r}), for a learning rate gx.scale_by_learning_rate({x!r})"
+        return kind(x), f"call it: {name}(...); or, if it is a schedule, gx.scale_by_learning_rate({name})"
+    if isinstance(x, Mask):
+        return "a mask", "masks go around a transform: gx.masked(tx, mask)"
+    if isinstance(x, int | float) or getattr(x, "shape", None) == ():
+        got = kind(x) if hasattr(x, "shape") else f"the number {x!r}"
+        return got, "for a factor use gx.scale, for a learning rate gx.scale_by_learning_rate"
     if x is None:
-        return "None: for a link that does nothing use gx.identity()"
-    return (
-        f"a {type(x).__name__}; a transform has init and update, as gx.adamw(3e-4) and optax.adamw(3e-4) do"
-    )
+        return "None", "a transform that does nothing is gx.identity()"
+    if isinstance(x, tuple | list) and any(isinstance(item, optax.GradientTransformation) for item in x):
+        pair = len(x) == 2 and isinstance(x[0], str)
+        return kind(x), "named links go to gx.named_chain" if pair else "write gx.chain(*links), with a star"
+    return kind(x), "a transform has init and update, as gx.adamw(3e-4) and optax.adamw(3e-4) have"
 
 
 def _foreign(transform: Any) -> GradientTransformation:
@@ -248,5 +273,5 @@ def is_foreign(tx: GradientTransformation) -> bool:
 def is_value(tx: GradientTransformation) -> bool:
     """Whether every argument of the transform has a value: it can be written down and read back."""
     return not any(
-        values.any_frozen(value, lambda f: f[0] in ("opaque", "pytree")) for _, value in tx.spec.frozen
+        values.any_frozen(value, lambda f: f[0] in ("opaque", "pytree", "foreign")) for _, value in tx.spec.frozen
     )

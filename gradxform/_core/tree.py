@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .errors import short
+from .errors import describe_array, kind, leaf, say, short
 
 ABSENT_TYPES = (type(None), optax.MaskedNode)
 _BOXES = frozenset(
@@ -110,9 +110,58 @@ class _Place:
         self.index = index
 
 
+def as_array(x: Any, path: str, who: str, what: str) -> Any:
+    """A place of a tree as something with shape and dtype; what has no number in it is refused."""
+    if is_absent(x):
+        return x
+    if isinstance(x, bool | int | float | complex):
+        return jnp.asarray(x)
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not hasattr(x, "shape"):
+        remedy = "keep arrays only, and put None in the place of what is not trained"
+        raise TypeError(say(f"{who}: {leaf(path)} of {what} is {kind(x)}, wanted an array", remedy))
+    if dtype == jax.dtypes.float0 or dtype == np.bool_ or jnp.issubdtype(dtype, np.number):
+        return x
+    raise TypeError(say(f"{who}: {leaf(path)} of {what} is {kind(x)}, wanted numbers", "put None in its place"))
+
+
 def tree_map(fn: Any, tree: Any, *rest: Any) -> Any:
     """`jax.tree.map` that passes over absent places (they stay as they are)."""
     return jax.tree.map(lambda x, *xs: x if is_absent(x) else fn(x, *xs), tree, *rest, is_leaf=is_absent)
+
+
+def _numbered(rows: View) -> Any:
+    return rows.treedef.unflatten(list(range(len(rows.places))))
+
+
+def spread(tree: Any, rows: View) -> list[Any]:
+    """One entry for each place of `rows`; a `MaskedNode` that hides a whole branch is repeated for its places."""
+    try:
+        return rows.treedef.flatten_up_to(tree)
+    except (ValueError, TypeError):
+        found: list[Any] = []
+
+    def add(place: Any, branch: Any) -> None:
+        if not is_absent(place) and not isinstance(branch, int):
+            raise ValueError("an array in the place of a branch")
+        found.extend([place] * len(jax.tree.leaves(branch)))
+
+    jax.tree.map(add, tree, _numbered(rows), is_leaf=is_absent)
+    return found
+
+
+def gather(places: Sequence[Any], like: Any, rows: View) -> Any:
+    """The inverse of `spread`: one entry for each place of `rows`, nested as `like` is."""
+    try:
+        rows.treedef.flatten_up_to(like)
+    except (ValueError, TypeError):
+        return jax.tree.map(
+            lambda place, number: place if is_absent(place) else places[number],
+            like,
+            _numbered(rows),
+            is_leaf=is_absent,
+        )
+    return rows.treedef.unflatten(places)
 
 
 # ------------------------------------------------------------------------------------------------ patterns
@@ -120,14 +169,16 @@ def tree_map(fn: Any, tree: Any, *rest: Any) -> Any:
 
 def is_pattern(x: Any) -> bool:
     """A glob, a regular expression, or a sequence of them."""
-    if isinstance(x, str | re.Pattern):
+    if _is_one_pattern(x):
         return True
-    return (
-        isinstance(x, tuple | list) and len(x) > 0 and all(isinstance(item, str | re.Pattern) for item in x)
-    )
+    return isinstance(x, tuple | list) and len(x) > 0 and all(map(_is_one_pattern, x))
 
 
-def matches(pattern: Any, path: str, leaf: Any) -> bool:
+def _is_one_pattern(x: Any) -> bool:
+    return isinstance(x, str) or (isinstance(x, re.Pattern) and isinstance(x.pattern, str))
+
+
+def matches(pattern: Any, path: str, leaf: Any, who: str = "") -> bool:
     """Whether a pattern picks a leaf.
 
     A string is a glob on the whole slash path (`*` also crosses slashes, and `*/x` also takes a top-level `x`), a
@@ -144,9 +195,9 @@ def matches(pattern: Any, path: str, leaf: Any) -> bool:
         return any(matches(item, path, leaf) for item in pattern)
     answer = pattern(path, leaf)
     if not isinstance(answer, bool | np.bool_):
-        raise TypeError(
-            f"the predicate {short(pattern)} gave {short(answer)} for {path!r}, wanted True or False"
-        )
+        values = "decide by path, shape or dtype, not by values" if hasattr(answer, "dtype") else ""
+        fact = f"the predicate {short(pattern)} gave {short(answer)} for {path!r}, wanted True or False"
+        raise TypeError(say(f"{who}: {fact}" if who else fact, values))
     return bool(answer)
 
 
@@ -172,15 +223,13 @@ def difference(got: View, wanted: View, got_name: str, wanted_name: str) -> str 
     extra = [path for path in got.paths if path not in set(wanted.paths)]
     parts: list[str] = []
     if missing:
-        parts.append(f"{got_name} lack {_listed(missing)}")
+        parts.append(f"missing in {got_name}: {_listed(missing)}")
     if extra:
-        parts.append(f"{wanted_name} lack {_listed(extra)}")
-    if not parts:
-        parts.append(
-            f"{got_name} are {_outline(got.treedef)}, {wanted_name} are {_outline(wanted.treedef)}: "
-            "the same paths in other containers"
-        )
-    return "; ".join(parts)
+        parts.append(f"missing in {wanted_name}: {_listed(extra)}")
+    if parts and len(missing) < len(wanted.paths):
+        return "; ".join(parts)
+    trees = f"{got_name}, {_outline(got)}, and {wanted_name}, {_outline(wanted)}"
+    return f"{trees}, are different trees" if parts else f"{trees}, have the same paths in other containers"
 
 
 def _listed(paths: Sequence[str], most: int = 4) -> str:
@@ -188,8 +237,11 @@ def _listed(paths: Sequence[str], most: int = 4) -> str:
     return shown + (f" and {len(paths) - most} more" if len(paths) > most else "")
 
 
-def _outline(treedef: Any) -> str:
-    text = str(treedef).removeprefix("PyTreeDef(").removesuffix(")")
+def _outline(rows: View) -> str:
+    """`[*, *]`: the containers of a tree, or what it is if it is a single leaf."""
+    text = str(rows.treedef).removeprefix("PyTreeDef(").removesuffix(")")
+    if text == "*":
+        return describe_array(rows.places[0])
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

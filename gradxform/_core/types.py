@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 Tree: TypeAlias = PyTree[Any]
-Params: TypeAlias = PyTree[Any, " T"]
-Updates: TypeAlias = PyTree[Any, " T"]
+Params: TypeAlias = PyTree[Any]
+Updates: TypeAlias = PyTree[Any]
 State: TypeAlias = Any
 Leaf: TypeAlias = Inexact[Array, "..."]
 Scalar: TypeAlias = Float[Array, ""]

@@ -3,24 +3,21 @@
 `freeze` turns any argument into nested tuples `(tag, payload)`. Two arguments are equal if their frozen forms are, so
 1 is not True, 0.0 is not -0.0, NaN equals NaN, an array is its dtype, shape and bytes, and a dictionary is its pairs
 in order. What has no value of its own (a lambda, a closure, an array that is being traced) is frozen as `Opaque`: it
-equals itself and nothing else, and `render` and `encode` say so instead of inventing a text for it.
+equals itself and nothing else, and `text.render` and `encode` say so instead of inventing a text for it.
 """
 
 import base64
-import importlib
 import re
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, TypeAlias
+from typing import Any, cast
 
 import jax
 import numpy as np
 
-from .compat import is_key
-
-Frozen: TypeAlias = tuple[Any, ...]
+from .compat import Tracer, is_key
+from .text import Frozen, importable_name, render
 
 
 class NotAValue(ValueError):
@@ -38,44 +35,33 @@ class NotAValue(ValueError):
 class Opaque:
     """Stands for an object without a value. Equal by identity, or by the object's own `==` if it is hashable."""
 
-    __slots__ = ("object",)
+    __slots__ = ("value",)
 
     def __init__(self, obj: Any) -> None:
-        self.object = obj
+        self.value = obj
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Opaque):
             return False
-        mine, theirs = self.object, other.object
+        mine, theirs = self.value, other.value
         if mine is theirs:
             return True
-        if type(mine) is not type(theirs) or isinstance(mine, jax.core.Tracer) or not _hashable(mine):
+        if type(mine) is not type(theirs) or isinstance(mine, Tracer) or not _hashable(mine):
             return False
         return bool(mine == theirs)
 
     def __hash__(self) -> int:
-        return hash(self.object) if _hashable(self.object) else id(self.object)
+        return hash(self.value) if _hashable(self.value) else id(self.value)
 
 
 def _hashable(x: Any) -> bool:
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return False
     try:
         hash(x)
     except TypeError:
         return False
     return True
-
-
-def importable_name(fn: Any) -> str | None:
-    """`"module:qualname"` if importing that gives back this very object, else None."""
-    module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
-        return None
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return f"{module}:{name}" if found is fn else None
 
 
 def _is_dtype(x: Any) -> bool:
@@ -88,22 +74,18 @@ def _is_dtype(x: Any) -> bool:
 
 def canonical_dtype(x: Any) -> np.dtype[Any] | None:
     """Any spelling of a dtype (`jnp.bfloat16`, `"bfloat16"`, `np.float32`) as NumPy's object; None stays None."""
-    return (
-        None
-        if x is None
-        else np.dtype(getattr(x, "dtype", x) if callable(x) and not isinstance(x, type) else x)
-    )
-
-
-def is_scalar_type(x: Any) -> bool:
-    return isinstance(x, bool | int | float | complex | str | bytes | type(None) | type(Ellipsis))
+    if x is None:
+        return None
+    if callable(x) and not isinstance(x, type):  # jnp.float32 is an object that holds the dtype
+        x = getattr(x, "dtype", x)
+    return np.dtype(cast(Any, x))
 
 
 def _freeze_plain(x: Any) -> Frozen | None:
     """The frozen form of the types that Python itself compares too generously, else None."""
     if x is None or x is Ellipsis:
         return ("none" if x is None else "ellipsis",)
-    if isinstance(x, np.generic | np.ndarray):
+    if isinstance(x, np.generic | np.ndarray) and not x.dtype.hasobject:
         return ("array", x.dtype.name, x.shape, x.tobytes())
     if type(x) is bool or type(x) is int or type(x) is str or type(x) is bytes:
         return (type(x).__name__, x)
@@ -123,11 +105,12 @@ def freeze(x: Any) -> Frozen:
     """The canonical form of one argument."""
     spec = None if isinstance(x, type) else getattr(x, "spec", None)
     if spec is not None and hasattr(spec, "factory"):
-        return ("spec", spec)
+        part = getattr(x, "part", "")  # `tx.update` stands for a function of `tx`, not for `tx`
+        return ("part", ("spec", spec), part) if part else ("spec", spec)
     plain = _freeze_plain(x)
     if plain is not None:
         return plain
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return ("opaque", Opaque(x))
     if isinstance(x, jax.Array):
         if is_key(x):
@@ -143,6 +126,8 @@ def freeze(x: Any) -> Frozen:
         return ("partial", freeze(x.func), freeze(x.args), freeze(dict(x.keywords)))
     if isinstance(x, FunctionType | BuiltinFunctionType | MethodType | type):
         return ("function", Opaque(x))
+    if getattr(x, "_fields", ()) == ("init", "update"):
+        return ("foreign", Opaque(x.init), Opaque(x.update))
     if not jax.tree_util.all_leaves([x]):
         leaves, treedef = jax.tree.flatten(x)
         if _hashable(treedef):
@@ -178,6 +163,8 @@ def any_frozen(frozen: Frozen, test: Callable[[Frozen], bool]) -> bool:
         return any(any_frozen(key, test) or any_frozen(value, test) for key, value in frozen[1])
     if tag == "pytree":
         return any(any_frozen(leaf, test) for leaf in frozen[2])
+    if tag == "part":
+        return any_frozen(frozen[1], test)
     if tag == "partial":
         return any(any_frozen(part, test) for part in frozen[1:])
     return False
@@ -185,69 +172,21 @@ def any_frozen(frozen: Frozen, test: Callable[[Frozen], bool]) -> bool:
 
 def holds_tracer(frozen: Frozen) -> bool:
     """Whether a value that is being traced stands anywhere inside."""
-    return any_frozen(frozen, lambda f: f[0] == "opaque" and isinstance(f[1].object, jax.core.Tracer))
+    return any_frozen(frozen, lambda f: f[0] == "opaque" and isinstance(f[1].value, Tracer))
 
 
-# ------------------------------------------------------------------------------------------------ text that pastes back
-
-
-def _array(frozen: Frozen) -> np.ndarray[Any, Any]:
-    _, dtype, shape, data = frozen
-    return np.frombuffer(data, dtype=np.dtype(dtype)).reshape(shape)
-
-
-def _function_text(fn: Any) -> str:
-    name = importable_name(fn)
-    if name is None:
-        code = getattr(fn, "__code__", None)
-        place = f" of {code.co_filename}:{code.co_firstlineno}" if code else ""
-        return f"<{getattr(fn, '__qualname__', repr(fn))}{place}: not importable>"
-    module, qualname = name.split(":")
-    return qualname if module == "builtins" else f"{module}.{qualname}"
-
-
-def render(frozen: Frozen) -> str:
-    """Python text for a frozen value; with `gx`, `np`, `re` and `jax` imported it evaluates to an equal value."""
-    tag = frozen[0]
-    if tag in ("int", "bool", "str", "bytes"):
-        return repr(frozen[1])
-    if tag == "none" or tag == "ellipsis":
-        return "None" if tag == "none" else "..."
-    if tag == "float":
-        number = float.fromhex(frozen[1])
-        return repr(number) if np.isfinite(number) else f"float('{number}')"
-    if tag == "complex":
-        return f"complex({render(('float', frozen[1]))}, {render(('float', frozen[2]))})"
-    if tag == "dtype":
-        return repr(frozen[1])
-    if tag == "array":
-        array = _array(frozen)
-        return f"np.asarray({array.astype('float64').tolist() if array.dtype.kind == 'V' else array.tolist()}, '{frozen[1]}')"
-    if tag == "key":
-        return f"jax.random.wrap_key_data({render(frozen[2])}, impl={frozen[1]!r})"
-    if tag == "pattern":
-        flags = frozen[2] & ~re.UNICODE if isinstance(frozen[1], str) else frozen[2]
-        return f"re.compile({frozen[1]!r}{f', {int(flags)}' if flags else ''})"
-    if tag == "tuple":
-        return f"({', '.join(map(render, frozen[1]))}{',' if len(frozen[1]) == 1 else ''})"
-    if tag == "list":
-        return f"[{', '.join(map(render, frozen[1]))}]"
-    if tag == "dict":
-        return "{" + ", ".join(f"{render(key)}: {render(value)}" for key, value in frozen[1]) + "}"
-    if tag in ("set", "frozenset"):
-        inner = ", ".join(sorted(map(render, frozen[1])))
-        return f"{tag}([{inner}])"
-    if tag == "partial":
-        keywords = "".join(f", {key[1]}={render(value)}" for key, value in frozen[3][1])
-        return f"functools.partial({', '.join(map(render, (frozen[1], *frozen[2][1])))}{keywords})"
-    if tag == "spec":
-        return repr(frozen[1])
-    if tag == "function":
-        return _function_text(frozen[1].object)
-    if tag == "pytree":
-        return f"<{str(frozen[3])[:60]}: a tree without a text of its own>"
-    obj = frozen[1].object
-    return f"<{'traced value' if isinstance(obj, jax.core.Tracer) else type(obj).__name__}: not a value>"
+def holds_array(x: Any) -> bool:
+    """Whether an array on a device, or one being traced, stands anywhere inside an argument (specs included)."""
+    spec = None if isinstance(x, type) else getattr(x, "spec", None)
+    if spec is not None and hasattr(spec, "factory"):
+        return spec.holds_array
+    if isinstance(x, dict):
+        return any(map(holds_array, x.values()))
+    if isinstance(x, tuple | list | set | frozenset):
+        return any(map(holds_array, x))
+    if isinstance(x, partial):
+        return any(map(holds_array, (x.args, x.keywords)))
+    return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
 
 
 # ------------------------------------------------------------------------------------------------ JSON
@@ -279,8 +218,10 @@ def encode(frozen: Frozen) -> Any:
         return {"bytes": base64.b64encode(frozen[1]).decode()}
     if tag == "spec":
         return frozen[1].to_json()
+    if tag == "part":
+        return {"part": [frozen[2], encode(frozen[1])]}
     if tag == "function":
-        name = importable_name(frozen[1].object)
+        name = importable_name(frozen[1].value)
         if name is not None:
             return {"function": name}
     raise NotAValue(
@@ -303,7 +244,8 @@ def decode(data: Any, build: Callable[[Mapping[str, Any]], Any], functions: Mapp
         return data
     if "factory" in data:
         return build(data)
-    ((tag, payload),) = data.items()
+    entry = next(iter(data.items())) if len(data) == 1 else (", ".join(data), None)
+    tag, payload = cast("tuple[str, Any]", entry)
     if tag == "tuple":
         return tuple(decode(item, build, functions) for item in payload)
     if tag == "dict":
@@ -320,11 +262,13 @@ def decode(data: Any, build: Callable[[Mapping[str, Any]], Any], functions: Mapp
         return array[()] if not shape else array
     if tag == "bytes":
         return base64.b64decode(payload)
+    if tag == "part" and payload[0] in ("init", "update"):
+        return getattr(decode(payload[1], build, functions), payload[0])
     if tag == "function":
         if payload not in functions:
             raise ValueError(
-                f"from_json: the text names the function {payload!r}, and a file never makes gradxform import anything; "
-                f"if you trust it, import it and pass from_json(text, functions=[{payload.split(':')[-1]}])"
+                f"from_json: the text names the function {payload!r}, and a file never makes gradxform import anything\n"
+                f"  if you trust it, import it and pass from_json(text, functions=[{payload.split(':')[-1]}])"
             )
         return functions[payload]
     raise ValueError(f"from_json: unknown tag {tag!r}; was the text written by a newer gradxform?")
@@ -338,27 +282,32 @@ def check_picklable(frozen: Frozen) -> None:
     tag = frozen[0]
     if tag == "spec":
         frozen[1].check_picklable()
-    elif tag in ("tuple", "list"):
+    elif tag in ("tuple", "list", "set", "frozenset"):
         for i, item in enumerate(frozen[1]):
             _check_item(f"[{i}]", item)
     elif tag == "dict":
         for key, value in frozen[1]:
+            _check_item(f"[{render(key)}]", key)
             _check_item(f"[{render(key)}]", value)
-    elif tag == "partial":
-        _check_item("partial", frozen[1])
+    elif tag in ("part", "partial"):
+        for item in frozen[1:]:
+            if isinstance(item, tuple):
+                check_picklable(item)
     elif (
         tag == "function"
-        and importable_name(frozen[1].object) is None
-        and not isinstance(frozen[1].object, MethodType)
+        and importable_name(frozen[1].value) is None
+        and not isinstance(frozen[1].value, MethodType)
     ):
         raise NotAValue(
-            f"{_function_text(frozen[1].object)} cannot be pickled",
+            f"{render(frozen)} cannot be pickled",
             remedy="define it with `def` at the top of a module",
         )
     elif tag == "pytree":
         for leaf in frozen[2]:
             check_picklable(leaf)
-    elif tag == "opaque" and isinstance(frozen[1].object, jax.core.Tracer):
+    elif tag == "foreign":
+        raise NotAValue(f"{render(frozen)} cannot be pickled", remedy="use its gradxform twin if there is one")
+    elif tag == "opaque" and isinstance(frozen[1].value, Tracer):
         raise NotAValue(
             "a value that is being traced cannot be pickled", remedy="build the transform outside of jit"
         )
@@ -370,10 +319,3 @@ def _check_item(name: str, item: Frozen) -> None:
     except NotAValue as problem:
         raise problem.inside(name) from None
 
-
-def load_entry_points(group: str) -> None:
-    """Imports what installed packages have declared under `group`, so that their factories register themselves."""
-    from importlib.metadata import entry_points
-
-    for point in entry_points(group=group):
-        importlib.import_module(point.module)

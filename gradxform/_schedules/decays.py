@@ -4,15 +4,30 @@ Each is held at its last value beyond its end; the first step has the count 0. S
 by the total number of steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from .._core.errors import concrete
+from .._core.errors import check_schedule, concrete, kind, say, short
 from .._core.factory import schedule
-from .count import check_value, cosine_wave, float_dtype, number, progress, since, whole
+from .count import (
+    as_count,
+    check_value,
+    cosine_wave,
+    float_dtype,
+    geometric,
+    line,
+    number,
+    power as raised,
+    progress,
+    remaining,
+    rounds,
+    since,
+    whole,
+    within,
+)
 
 
 @schedule
@@ -31,7 +46,17 @@ def constant_schedule(value: Any):
         0.5
     """
     check_value("constant_schedule", "value", value)
-    return (lambda count: number(value)), (lambda count: value)
+
+
+    def rounded(count: Any) -> Any:
+        del count
+        return number(value)
+
+    def exact(count: Any) -> Any:
+        del count
+        return value
+
+    return rounded, exact
 
 
 @schedule
@@ -57,14 +82,20 @@ def polynomial_schedule(
     """
     for name, value in (("init_value", init_value), ("end_value", end_value), ("power", power)):
         check_value("polynomial_schedule", name, value)
+    check_value("polynomial_schedule", "transition_steps", transition_steps)
+    check_value("polynomial_schedule", "transition_begin", transition_begin)
     if transition_steps <= 0:
-        return lambda count: number(init_value)
+        return constant_schedule(init_value)
     begin = max(0, transition_begin)
 
     def value(count: Any) -> Any:
-        left = 1 - progress(count, begin, transition_steps)
-        end = number(end_value)
-        return (number(init_value) - end) * left ** number(power) + end
+        if concrete(power) == 1:
+            return line(init_value, end_value, count, begin, transition_steps)
+        x = progress(count, begin, transition_steps)
+        left = remaining(count, begin, transition_steps) ** number(power)
+        # 1 - left loses its digits as long as left is near 1, log1p and expm1 as soon as it is near 0.
+        early = -jnp.expm1(number(power) * jnp.log1p(-jnp.minimum(x, 0.5)))
+        return number(init_value) * left + number(end_value) * jnp.where(x < 0.5, early, 1 - left)
 
     return value
 
@@ -81,6 +112,12 @@ def linear_schedule(init_value: Any, end_value: Any, transition_steps: int, tran
         end_value: the value from the end of the transition on.
         transition_steps: the length in steps; 0 or less holds `init_value` for ever, as in Optax.
         transition_begin: the first step of the transition.
+
+    Example:
+        >>> import gradxform as gx
+        >>> schedule = gx.linear_schedule(1.0, 0.0, transition_steps=10)
+        >>> [float(schedule(count)) for count in (0, 5, 10, 11)]
+        [1.0, 0.5, 0.0, 0.0]
     """
     return polynomial_schedule(init_value, end_value, 1, transition_steps, transition_begin)
 
@@ -102,6 +139,11 @@ def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: Any = No
         [1.0, 0.5, 0.25]
     """
     check_value("piecewise_constant_schedule", "init_value", init_value)
+    if not isinstance(boundaries_and_scales, Mapping | None):
+        raise TypeError(
+            f"gx.piecewise_constant_schedule(boundaries_and_scales={short(boundaries_and_scales)}): wanted a "
+            "dictionary from steps to factors, {30: 0.1, 60: 0.1}"
+        )
     steps = dict(boundaries_and_scales or {})
     for boundary, factor in steps.items():
         whole("piecewise_constant_schedule", "boundaries_and_scales", boundary)
@@ -141,21 +183,32 @@ def exponential_decay(
         transition_begin: the first step of the decay; negative counts as 0.
         staircase: whether the value changes only every `transition_steps` steps.
         end_value: a lower bound if `decay_rate < 1`, else an upper bound.
+
+    Example:
+        >>> import gradxform as gx
+        >>> schedule = gx.exponential_decay(1.0, transition_steps=10, decay_rate=0.5)
+        >>> [float(schedule(count)) for count in (0, 10, 20)]
+        [1.0, 0.5, 0.25]
     """
     for name, value in (("init_value", init_value), ("decay_rate", decay_rate)):
         check_value("exponential_decay", name, value)
+    check_value("exponential_decay", "transition_steps", transition_steps)
+    check_value("exponential_decay", "transition_begin", transition_begin)
     if transition_steps <= 0 or concrete(decay_rate) == 0:
-        return lambda count: number(init_value)
+        return constant_schedule(init_value)
     begin = max(0, transition_begin)
 
     def value(count: Any) -> Any:
-        x = jnp.maximum(since(count, begin), 0) / np.asarray(transition_steps, float_dtype())
-        rate = number(decay_rate)
-        now = number(init_value) * jnp.power(rate, jnp.floor(x) if staircase else x)
+        full, begun, _ = rounds(count, begin, transition_steps)
+        factor = geometric(decay_rate, full)
+        if not staircase:
+            factor = factor * geometric(decay_rate, begun)
         if end_value is None:
-            return now
+            return number(init_value) * factor
+        # Growth without bound would put Inf into the branch not taken, and NaN into its gradient.
+        now = number(init_value) * jnp.minimum(factor, np.asarray(jnp.finfo(float_dtype()).max))
         end = number(end_value)
-        return jnp.where(rate < 1, jnp.maximum(now, end), jnp.minimum(now, end))
+        return jnp.where(number(decay_rate) < 1, jnp.maximum(now, end), jnp.minimum(now, end))
 
     return value
 
@@ -172,17 +225,24 @@ def cosine_decay_schedule(init_value: Any, decay_steps: int, alpha: Any = 0.0, e
         alpha: the floor, as a part of `init_value`.
         exponent: larger values fall faster at first.
 
+    Example:
+        >>> import gradxform as gx
+        >>> schedule = gx.cosine_decay_schedule(1.0, 100, alpha=0.1)
+        >>> [round(float(schedule(count)), 3) for count in (0, 50, 100, 500)]
+        [1.0, 0.55, 0.1, 0.1]
+
     References: Loshchilov & Hutter, SGDR, 2017, arXiv:1608.03983.
     """
     for name, value in (("init_value", init_value), ("alpha", alpha), ("exponent", exponent)):
         check_value("cosine_decay_schedule", name, value)
+    check_value("cosine_decay_schedule", "decay_steps", decay_steps)
     if not decay_steps > 0:
         raise ValueError(
             f"gx.cosine_decay_schedule(decay_steps={decay_steps}): the cosine_decay_schedule requires positive decay_steps"
         )
 
     def value(count: Any) -> Any:
-        wave = cosine_wave(progress(count, 0, decay_steps)) ** number(exponent)
+        wave = raised(cosine_wave(remaining(count, 0, decay_steps)), exponent)
         floor = number(alpha)
         return number(init_value) * ((1 - floor) * wave + floor)
 
@@ -211,34 +271,32 @@ def join_schedules(schedules: Sequence[Any], boundaries: Sequence[int]):
         >>> float(gx.join_schedules([warm, gx.constant_schedule(1.0)], [10])(4))
         0.4000000059604645
     """
-    if len(boundaries) != len(schedules) - 1:
+    for name, given in (("schedules", schedules), ("boundaries", boundaries)):
+        if not hasattr(given, "__len__"):
+            raise TypeError(f"gx.join_schedules({name}={short(given)}): wanted a list, got {kind(given)}")
+    if len(schedules) == 0 or len(boundaries) != len(schedules) - 1:
         raise ValueError(
-            f"gx.join_schedules: {len(schedules)} schedules need {len(schedules) - 1} boundaries, got {len(boundaries)}"
+            f"gx.join_schedules: {len(schedules)} schedules and {len(boundaries)} boundaries; wanted at least one "
+            "schedule and one boundary fewer than schedules"
         )
-    for part in schedules:
+    for i, part in enumerate(schedules):
+        text = f"gx.join_schedules(schedules): number {i}"
         if not callable(part):
-            raise TypeError(
-                f"gx.join_schedules: {part!r} is not a schedule; for a number use gx.constant_schedule"
-            )
+            remedy = "a constant is gx.constant_schedule(...)"
+            raise TypeError(say(f"{text} is {kind(part)}, wanted a schedule", remedy))
+        check_schedule(text, part)
     edges = [whole("join_schedules", "boundaries", edge) for edge in boundaries]
     if edges != sorted(edges):
         raise ValueError(f"gx.join_schedules(boundaries={list(boundaries)}): wanted ascending steps")
 
     def value(count: Any) -> Any:
-        count = jnp.asarray(count)
+        count = as_count(count)
         starts = [0, *edges]
         now: Any = None
         for i, part in enumerate(schedules):
-            local = count - jnp.asarray(min(starts[i], _top(count)), count.dtype)
-            local = jnp.maximum(local, 0) if i > 0 else local
-            if i < len(edges):
-                local = jnp.minimum(local, jnp.asarray(min(edges[i] - starts[i], _top(count)), count.dtype))
+            local = within(count, starts[i], edges[i] - starts[i] if i < len(edges) else None)
             part_value = number(part(local))
             now = part_value if now is None else jnp.where(since(count, starts[i]) < 0, now, part_value)
         return now
 
     return value
-
-
-def _top(count: Any) -> int:
-    return int(jnp.iinfo(count.dtype).max) if jnp.issubdtype(count.dtype, jnp.integer) else 2**62

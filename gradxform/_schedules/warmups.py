@@ -8,11 +8,25 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
-from .._core.errors import concrete
+from .._core.errors import check_number, concrete
 from .._core.factory import schedule
-from .count import check_value, cosine_wave, float_dtype, number, part_of, progress, since, whole
+from .count import (
+    check_value,
+    cosine_wave,
+    cycle_of,
+    geometric,
+    line,
+    number,
+    part_of,
+    power,
+    progress,
+    remaining,
+    rounds,
+    since,
+    static,
+    whole,
+)
 from .decays import cosine_decay_schedule, join_schedules, linear_schedule
 
 Shape = Callable[[Any], Any]
@@ -21,18 +35,16 @@ Shape = Callable[[Any], Any]
 def _warm(
     peak: Any, warmup: int, total: int, init: Any, end: Any, shape: Shape, decay: int | None = None
 ) -> Shape:
-    """init -> peak over `warmup`, peak until `total - decay`, then end + (peak - end) shape(x), x = 0 to 1 at `total`."""
+    """init -> peak over `warmup`, peak until `total - decay`, then end + (peak - end) shape(left), left = 1 to 0."""
     length = total - warmup if decay is None else decay
 
     def value(count: Any) -> Any:
-        top, floor, low = number(peak), number(end), number(init)
+        top, floor = number(peak), number(end)
         now = top
         if length > 0:
-            x = progress(count, total - length, length)
-            now = floor + (top - floor) * shape(x)
+            now = floor + (top - floor) * shape(remaining(count, total - length, length))
         if warmup > 0:
-            climb = low + (top - low) * progress(count, 0, warmup)
-            now = jnp.where(since(count, warmup) < 0, climb, now)
+            now = jnp.where(since(count, warmup) < 0, line(init, peak, count, 0, warmup), now)
         return jnp.where(since(count, total) >= 0, floor, now)
 
     return value
@@ -71,8 +83,7 @@ def warmup_cosine(
 
     Example:
         >>> import gradxform as gx
-        >>> schedule = gx.warmup_cosine(1.0, 10, 110)
-        >>> [round(float(schedule(count)), 3) for count in (0, 5, 10, 60, 110)]
+        >>> [round(float(gx.warmup_cosine(1.0, 10, 110)(t)), 3) for t in (0, 5, 10, 60, 110)]
         [0.0, 0.5, 1.0, 0.5, 0.0]
 
     Differs from `warmup_cosine_decay_schedule`: the peak comes first, W may be a fraction, W = N is allowed.
@@ -89,7 +100,7 @@ def warmup_cosine(
     )
     warmup = part_of("warmup_cosine", "warmup_steps", warmup_steps, total)
     return _warm(
-        peak_value, warmup, total, init_value, end_value, lambda x: cosine_wave(x) ** number(exponent)
+        peak_value, warmup, total, init_value, end_value, lambda left: power(cosine_wave(left), exponent)
     )
 
 
@@ -103,18 +114,24 @@ def warmup_linear(
 
     Args:
         peak_value, warmup_steps, total_steps, init_value, end_value: as in `warmup_cosine`.
+
+    Example:
+        >>> import gradxform as gx
+        >>> [round(float(gx.warmup_linear(1.0, 10, 110)(t)), 3) for t in (0, 5, 10, 60, 110)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     total = _check(
         "warmup_linear", total_steps, peak_value=peak_value, init_value=init_value, end_value=end_value
     )
     warmup = part_of("warmup_linear", "warmup_steps", warmup_steps, total)
-    return _warm(peak_value, warmup, total, init_value, end_value, lambda x: 1 - x)
+    return _warm(peak_value, warmup, total, init_value, end_value, lambda left: left)
 
 
 _SHAPES: dict[str, Shape] = {
-    "linear": lambda x: 1 - x,
+    "linear": lambda left: left,
     "cosine": cosine_wave,
-    "sqrt": lambda x: 1 - jnp.sqrt(x),  # the "1 - sqrt" cooldown of Haegele et al., 2024, arXiv:2405.18392
+    # 1 - sqrt(1 - left) without cancellation: the "1 - sqrt" cooldown of Haegele et al., 2024, arXiv:2405.18392.
+    "sqrt": lambda left: left / (1 + jnp.sqrt(1 - left)),
 }
 
 
@@ -142,6 +159,11 @@ def wsd(
         decay_steps: D, the length of the decay; below 1 a fraction of the total.
         shape: "linear" `1 - x`, "cosine" `0.5 (1 + cos(pi x))`, or "sqrt" `1 - sqrt(x)`.
 
+    Example:
+        >>> import gradxform as gx
+        >>> [round(float(gx.wsd(1.0, 10, 100, decay_steps=0.2)(t)), 3) for t in (0, 5, 10, 80, 90, 100)]
+        [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+
     References: Hu et al., MiniCPM, 2024, arXiv:2404.06395; Haegele et al., 2024, arXiv:2405.18392.
     """
     total = _check("wsd", total_steps, peak_value=peak_value, init_value=init_value, end_value=end_value)
@@ -151,7 +173,8 @@ def wsd(
     decay = part_of("wsd", "decay_steps", decay_steps, total)
     if warmup + decay > total:
         raise ValueError(
-            f"gx.wsd: {warmup} warmup and {decay} decay steps do not fit into total_steps={total}"
+            f"gx.wsd(warmup_steps={warmup_steps}, total_steps={total}, decay_steps={decay_steps}): {warmup} warmup and "
+            f"{decay} decay steps do not fit into {total}; shorten one, or the fraction of one"
         )
     return _warm(peak_value, warmup, total, init_value, end_value, _SHAPES[shape], decay)
 
@@ -169,22 +192,25 @@ def inverse_sqrt(peak_value: Any, warmup_steps: int, *, init_value: Any = 0.0, t
         init_value: the value at step 0.
         timescale: s, in steps; W (at least 1) by default.
 
+    Example:
+        >>> import gradxform as gx
+        >>> [round(float(gx.inverse_sqrt(1.0, 100)(t)), 3) for t in (0, 50, 100, 400)]
+        [0.0, 0.5, 1.0, 0.5]
+
     References: Vaswani et al., Attention is all you need, 2017, section 5.3.
     """
     check_value("inverse_sqrt", "peak_value", peak_value)
     check_value("inverse_sqrt", "init_value", init_value)
     warmup = whole("inverse_sqrt", "warmup_steps", warmup_steps)
     scale = max(warmup, 1) if timescale is None else timescale
-    check_value("inverse_sqrt", "timescale", scale)
-    if (concrete(scale) or 1) <= 0:
-        raise ValueError(f"gx.inverse_sqrt(timescale={timescale}): wanted a positive number of steps")
+    check_number("inverse_sqrt", "timescale", scale, low=0, open_low=True, schedule=False)
 
     def value(count: Any) -> Any:
-        top, low, s = number(peak_value), number(init_value), number(scale)
-        now = top * jnp.sqrt(s / (s + jnp.maximum(since(count, warmup), 0)))
+        s = number(scale)
+        now = number(peak_value) * jnp.sqrt(s / (s + jnp.maximum(since(count, warmup), 0)))
         if warmup == 0:
             return now
-        return jnp.where(since(count, warmup) < 0, low + (top - low) * progress(count, 0, warmup), now)
+        return jnp.where(since(count, warmup) < 0, line(init_value, peak_value, count, 0, warmup), now)
 
     return value
 
@@ -205,36 +231,26 @@ def cosine_restarts(
         decay: each peak is so many times as high above the floor.
         end_value: the floor.
 
+    Example:
+        >>> import gradxform as gx
+        >>> [round(float(gx.cosine_restarts(1.0, 10, multiplier=2.0, decay=0.5)(t)), 3) for t in (0, 5, 10, 20)]
+        [1.0, 0.5, 0.5, 0.25]
+
     References: Loshchilov & Hutter, SGDR, 2017, arXiv:1608.03983, equation 5.
     """
     for name, value in (("peak_value", peak_value), ("decay", decay), ("end_value", end_value)):
         check_value("cosine_restarts", name, value)
-    check_value("cosine_restarts", "multiplier", multiplier)
     first = whole("cosine_restarts", "first_steps", first_steps, low=1)
-    factor = float(multiplier)
-    if factor < 1:
-        raise ValueError(f"gx.cosine_restarts(multiplier={multiplier}): wanted at least 1")
-
-    def start_of(cycle: Any) -> Any:
-        """The first step of a cycle, in units of the first cycle's length."""
-        return cycle if factor == 1 else (jnp.power(number(factor), cycle) - 1) / number(factor - 1)
+    factor = static("cosine_restarts", "multiplier", multiplier, low=1)
 
     def value(count: Any) -> Any:
-        done = jnp.maximum(since(count, 0), 0) / np.asarray(first, float_dtype())
         if factor == 1:
-            cycle = jnp.floor(done)
+            cycle, _, left = rounds(count, 0, first)
         else:
-            guess = jnp.floor(
-                jnp.log1p(done * number(factor - 1)) / np.asarray(np.log(factor), float_dtype())
-            )
-            # The logarithm may miss an edge by one rounding; the edges themselves decide.
-            guess = jnp.where(start_of(guess + 1) <= done, guess + 1, guess)
-            cycle = jnp.where(start_of(guess) > done, guess - 1, guess)
-        x = (done - start_of(cycle)) / jnp.power(number(factor), cycle)
+            cycle, left = cycle_of(count, first, factor)
         floor = number(end_value)
-        return floor + (number(peak_value) - floor) * jnp.power(number(decay), cycle) * cosine_wave(
-            jnp.clip(x, 0, 1)
-        )
+        height = 1 if concrete(decay) == 1 else geometric(decay, cycle)
+        return floor + (number(peak_value) - floor) * height * cosine_wave(left)
 
     return value
 
@@ -254,8 +270,7 @@ def warmup_cosine_decay_schedule(
     `cosine_decay_schedule(peak_value, decay_steps - warmup_steps, end_value / peak_value, exponent)`.
 
     Args:
-        init_value: the value at step 0.
-        peak_value: the value at the end of the warmup.
+        init_value, peak_value: the values at step 0 and at the end of the warmup.
         warmup_steps: the length of the warmup.
         decay_steps: the length of the whole schedule, warmup included; more than `warmup_steps`.
         end_value: the floor.
@@ -263,6 +278,11 @@ def warmup_cosine_decay_schedule(
 
     Raises:
         ValueError: for a negative warmup or a `decay_steps` that leaves nothing to decay.
+
+    Example:
+        >>> import gradxform as gx
+        >>> [round(float(gx.warmup_cosine_decay_schedule(0.0, 1.0, 10, 110)(t)), 3) for t in (0, 5, 10, 60, 110)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     call = "warmup_cosine_decay_schedule"
     for name, value in (("init_value", init_value), ("peak_value", peak_value), ("end_value", end_value)):
@@ -273,8 +293,12 @@ def warmup_cosine_decay_schedule(
             f"gx.{call}(warmup_steps={warmup_steps}, decay_steps={decay_steps}): decay_steps counts the warmup too and "
             "must be larger"
         )
-    known = concrete(peak_value)
-    alpha = 0.0 if known == 0 else end_value / peak_value
+    if concrete(peak_value) is None or concrete(end_value) is None:
+        top, floor = number(peak_value), number(end_value)
+        # A traced peak may be 0; the value is then 0 throughout, as for a number.
+        alpha = jnp.where(top == 0, 0, floor / jnp.where(top == 0, 1, top))
+    else:
+        alpha = 0.0 if concrete(peak_value) == 0 else end_value / peak_value
     return join_schedules(
         [
             linear_schedule(init_value, peak_value, warmup_steps),
@@ -308,6 +332,11 @@ def cosine_onecycle_schedule(
         ValueError: for fewer than one step. When the climb or the descent rounds to no step at all, that part is left
             out (Optax loses the other part too).
 
+    Example:
+        >>> import gradxform as gx
+        >>> [round(float(gx.cosine_onecycle_schedule(100, 1.0)(t)), 3) for t in (0, 15, 30, 65, 100)]
+        [0.04, 0.52, 1.0, 0.5, 0.0]
+
     References: Smith & Topin, Super-convergence, 2017, arXiv:1708.07120.
     """
     call = "cosine_onecycle_schedule"
@@ -317,9 +346,9 @@ def cosine_onecycle_schedule(
         ("final_div_factor", final_div_factor),
     ):
         check_value(call, name, value)
-    if transition_steps <= 0:
-        raise ValueError(f"gx.{call}(transition_steps={transition_steps}): wanted at least 1 step")
-    total = whole(call, "transition_steps", transition_steps)
+    for name, value in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+        check_number(call, name, value, low=0, open_low=True, schedule=False)
+    total = whole(call, "transition_steps", transition_steps, low=1)
     if not 0 <= pct_start <= 1:
         raise ValueError(f"gx.{call}(pct_start={pct_start}): wanted a number in [0, 1]")
     climb = int(pct_start * total)
@@ -328,9 +357,9 @@ def cosine_onecycle_schedule(
         peak = number(peak_value)
         first = peak / number(div_factor)
         last = first / number(final_div_factor)
-        now = last + (peak - last) * cosine_wave(progress(count, climb, max(total - climb, 1)))
+        now = last + (peak - last) * cosine_wave(remaining(count, climb, max(total - climb, 1)))
         if climb > 0:
-            up = peak + (first - peak) * cosine_wave(progress(count, 0, climb))
+            up = first + (peak - first) * cosine_wave(progress(count, 0, climb))
             now = jnp.where(since(count, climb) < 0, up, now)
         return jnp.where(since(count, total) >= 0, last, now)
 

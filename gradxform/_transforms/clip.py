@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._core.errors import check_number
+from .._core.errors import check_number, short
 from .._core.factory import factory
 from .._core.lift import elementwise, leafwise, treewise
 from .._core.numerics import abs_sq
@@ -37,7 +37,7 @@ def clip(max_delta: Any):
         >>> gx.clip(1.0).update(jnp.array([-3.0, 0.5]), ())[0].tolist()
         [-1.0, 0.5]
     """
-    check_number("clip", "max_delta", max_delta, low=0)
+    check_number("clip", "max_delta", max_delta, low=0, infinite=True)
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s, p, leaf
@@ -47,13 +47,14 @@ def clip(max_delta: Any):
 
 
 @factory
-def clip_by_block_rms(threshold: Any):
+def clip_by_block_rms(threshold: Any, *, axis_names: Any = None):
     """Bounds the root mean square of every array.
 
     **Update**: `u = g / max(1, rms(g) / threshold)`, `rms(g) = sqrt(mean(g^2))` over the array.
 
     Args:
         threshold: above 0, in the unit of what comes in; 1 behind Adam or Adafactor.
+        axis_names: inside `shard_map`, the mesh axes over which arrays are shards; see `clip_by_global_norm`.
 
     Reach: leaf, no state. For stacked layers wrap it in `gx.per_layer`.
 
@@ -65,14 +66,14 @@ def clip_by_block_rms(threshold: Any):
 
     References: Shazeer & Stern, Adafactor, 2018, arXiv:1804.04235, section 6.
     """
-    check_number("clip_by_block_rms", "threshold", threshold, low=0, open_low=True)
+    check_number("clip_by_block_rms", "threshold", threshold, low=0, open_low=True, infinite=True)
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s, p
         rms = jnp.sqrt(leaf.mean(abs_sq(g)))
         return g / jnp.maximum(np.asarray(1, rms.dtype), rms / k.threshold)
 
-    return leafwise(step, scalars={"threshold": threshold})
+    return leafwise(step, scalars={"threshold": threshold}, axis_names=axis_names)
 
 
 @factory(label="clip")
@@ -101,11 +102,11 @@ def clip_by_global_norm(max_norm: Any, *, axis_names: Any = None):
         (0.6, 0.8)
 
     Differs from Optax: the norm of 16-bit gradients is summed in float32 (Optax: fp16 gradients of norm 600 come out as
-    zero), an all-zero gradient stays zero for `max_norm=0`, and no clipped copy of the gradients is made.
+    zero), an all-zero gradient stays zero for `max_norm=0`, Inf stays Inf, and no clipped copy of the gradients is made.
 
     References: Pascanu et al., On the difficulty of training recurrent neural networks, 2012, arXiv:1211.5063.
     """
-    check_number("clip_by_global_norm", "max_norm", max_norm, low=0)
+    check_number("clip_by_global_norm", "max_norm", max_norm, low=0, infinite=True)
 
     def reduce(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s, p, k, leaf
@@ -114,8 +115,10 @@ def clip_by_global_norm(max_norm: Any, *, axis_names: Any = None):
     def once(c: Any) -> dict[str, Any]:
         norm = jnp.sqrt(c.sums)
         one = np.asarray(1, c.dtype)
-        # Written so that NaN passes on (a comparison with NaN is false) and 0 / 0 is not formed.
-        return {"factor": jnp.where(norm <= c.max_norm, one, c.max_norm / jnp.where(norm == 0, one, norm))}
+        # Written so that NaN passes on (a comparison with NaN is false), 0 / 0 is not formed, and neither is 0 * Inf:
+        # an infinite norm leaves next to nothing of the finite entries, and Inf where it is, for a guard to see.
+        factor = jnp.where(norm <= c.max_norm, one, c.max_norm / jnp.where(norm == 0, one, norm))
+        return {"factor": jnp.where(jnp.isinf(norm), np.asarray(jnp.finfo(c.dtype).tiny), factor)}
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s, p, leaf
@@ -134,19 +137,23 @@ def clip_by_global_norm(max_norm: Any, *, axis_names: Any = None):
 def _unit_axes(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
     """The axes over which one unit of an array extends: all of a vector, the inputs of a matrix or convolution."""
     if axis is not None:
-        return tuple(np.atleast_1d(axis).tolist())
+        axes = tuple(int(a) for a in np.atleast_1d(axis))
+        if any(not -len(shape) <= a < len(shape) for a in axes):
+            raise ValueError(f"gx.adaptive_grad_clip(axis={axis}): an array of shape {shape} has no such axis")
+        return axes
     if sum(size != 1 for size in shape) <= 1:
         return tuple(range(len(shape)))
     by_rank = {2: (0,), 3: (0,), 4: (0, 1, 2), 5: (0, 1, 2, 3)}
     if len(shape) not in by_rank:
         raise ValueError(
-            f"adaptive_grad_clip: no convention for an array of shape {shape}; say which axes make up one unit, axis=(...)"
+            f"gx.adaptive_grad_clip: no convention for an array of shape {shape}; "
+            "say which axes make up one unit, axis=(...)"
         )
     return by_rank[len(shape)]
 
 
 @factory
-def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None):
+def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None, *, axis_names: Any = None):
     """Bounds each unit's gradient by its weights' norm.
 
     **Update**: for each unit i (a row of inputs of one output) `u_i = g_i min(1, clipping max(|p_i|, eps) / |g_i|)`.
@@ -156,6 +163,7 @@ def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None):
         eps: a floor for the weight norm, so that zero weights can move.
         axis: the axes that make up one unit. None: everything for vectors, axis 0 for matrices and 3-d arrays, all but
             the last for 4-d and 5-d convolution kernels.
+        axis_names: inside `shard_map`, the mesh axes over which arrays are shards; only arrays that are one unit can be.
 
     Reach: leaf, no state. Needs `params`.
 
@@ -167,8 +175,10 @@ def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None):
 
     References: Brock et al., High-performance large-scale image recognition without normalization, 2021, arXiv:2102.06171.
     """
-    check_number("adaptive_grad_clip", "clipping", clipping, low=0, open_low=True)
+    check_number("adaptive_grad_clip", "clipping", clipping, low=0, open_low=True, infinite=True)
     check_number("adaptive_grad_clip", "eps", eps, low=0)
+    if axis is not None and np.asarray(axis).dtype.kind != "i":
+        raise TypeError(f"gx.adaptive_grad_clip(axis={short(axis)}): wanted the number of an axis or a tuple of them")
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s
@@ -182,4 +192,4 @@ def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None):
         )
         return jnp.broadcast_to(factor, g.shape) * g
 
-    return leafwise(step, scalars={"clipping": clipping, "eps": eps}, needs=("params",))
+    return leafwise(step, scalars={"clipping": clipping, "eps": eps}, needs=("params",), axis_names=axis_names)

@@ -10,14 +10,16 @@ Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019.
 
 from typing import Any
 
+import numpy as np
 import optax
 
-from .._combine.mask import masked
-from .._core.errors import check_flag, check_number
+from .._combine.mask import MaskedBody
+from .._core.errors import check_flag, check_number, concrete
 from .._core.factory import factory
 from .._core.foreign import WeightDecaySchedule
 from .._core.lift import elementwise
 from .._core.scalars import is_schedule, is_zero
+from .._core.transform import wrap
 
 
 @factory(label="decay")
@@ -27,8 +29,9 @@ def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None, *, coupled: b
     **Update**: `u = g + weight_decay p`; with `coupled=False`, `u = g - weight_decay p`.
 
     Args:
-        weight_decay: at least 0; a number or a schedule. Coupled, each step shrinks a weight by `rate * weight_decay`,
-            so 0.1 at a rate of 3e-4 forgets within 33,000 steps; independent, by `weight_decay` itself.
+        weight_decay: a number or a schedule. Coupled, each step shrinks a weight by `rate * weight_decay`,
+            so 0.1 at a rate of 3e-4 forgets within 33,000 steps; independent, by `weight_decay` itself. A negative
+            number with `coupled=True` is how Optax's chains write an independent decay, and belongs behind the rate.
         mask: which leaves decay; every form of `gx.masked`, usually `gx.matrices()`. None decays all.
         coupled: True stands before the learning rate in the chain, False behind it (`chain` refuses the other order).
 
@@ -42,8 +45,9 @@ def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None, *, coupled: b
         >>> float(tx.update(1.0, tx.init(4.0), 4.0)[0])
         3.0
     """
-    check_number("add_decayed_weights", "weight_decay", weight_decay, low=0)
+    check_number("add_decayed_weights", "weight_decay", weight_decay, low=-np.inf if coupled else 0)
     check_flag("add_decayed_weights", "coupled", coupled)
+    negative = (concrete(weight_decay) or 0) < 0
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s, leaf
@@ -56,7 +60,14 @@ def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None, *, coupled: b
         state=WeightDecaySchedule if is_schedule(weight_decay) else optax.EmptyState,
         scalars={"weight_decay": weight_decay},
         needs=("params",),
-        uncoupled=not coupled,
+        uncoupled=negative or not coupled,
         call="add_decayed_weights",
     )
-    return decayed if mask is None else masked(decayed, mask)
+    if mask is None:
+        return decayed
+    return wrap(MaskedBody(decayed, mask, "gx.add_decayed_weights(mask)", mask_extra=False))
+
+
+def check_decay(call: str, weight_decay: Any) -> None:
+    """The check of a recipe's decay: it stands before the learning rate, so below 0 it would grow the weights."""
+    check_number(call, "weight_decay", weight_decay, low=0)

@@ -17,7 +17,7 @@ from .._core.errors import check_number
 from .._core.factory import factory
 from .._core.lift import elementwise
 from .._core.numerics import ema
-from .decay import add_decayed_weights
+from .decay import add_decayed_weights, check_decay
 
 _MODES = ("hard", "smooth", "refined")
 
@@ -94,7 +94,7 @@ def scale_by_lion(
 
 @factory
 def lion(
-    learning_rate: Any,
+    learning_rate: optax.ScalarOrSchedule,
     b1: Any = 0.9,
     b2: Any = 0.99,
     mu_dtype: Any = None,
@@ -122,6 +122,7 @@ def lion(
         -0.0001
     """
     check_rate("lion", learning_rate)
+    check_decay("lion", weight_decay)
     return chain(
         scale_by_lion(b1, b2, mu_dtype),
         add_decayed_weights(weight_decay, mask),

@@ -27,7 +27,7 @@ def trace(decay: Any, nesterov: bool = False, accumulator_dtype: Any = None):
     `1 / (1 - decay)` times the gradient: ten times for 0.9. (An average would weigh g by `1 - decay`.)
 
     Args:
-        decay: in [0, 1); larger means more memory.
+        decay: in [0, 1]; larger means more memory, 1 forgets nothing.
         nesterov: whether the gradient counts once more.
         accumulator_dtype: storage of the sum; None is the parameter's dtype.
 
@@ -47,7 +47,7 @@ def trace(decay: Any, nesterov: bool = False, accumulator_dtype: Any = None):
         >>> float(tx.update(1.0, state)[0])
         1.5
     """
-    check_number("trace", "decay", decay, low=0, high=1, open_high=True)
+    check_number("trace", "decay", decay, low=0, high=1)
     check_flag("trace", "nesterov", nesterov)
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
@@ -61,7 +61,12 @@ def trace(decay: Any, nesterov: bool = False, accumulator_dtype: Any = None):
 
 
 @factory
-def sgd(learning_rate: Any, momentum: Any = None, nesterov: bool = False, accumulator_dtype: Any = None):
+def sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: Any = None,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
+):
     """Gradient descent, with or without momentum.
 
     **Advice.** Momentum 0.9 with a rate of 0.1 is the classic start for convolutional networks with batch norm; without
@@ -70,7 +75,7 @@ def sgd(learning_rate: Any, momentum: Any = None, nesterov: bool = False, accumu
 
     Args:
         learning_rate: a number or a schedule.
-        momentum: the decay of `trace`, or None for none.
+        momentum: the decay of `trace`, in [0, 1), or None for none.
         nesterov, accumulator_dtype: as in `trace`.
 
     Returns:
@@ -84,5 +89,7 @@ def sgd(learning_rate: Any, momentum: Any = None, nesterov: bool = False, accumu
     """
     check_rate("sgd", learning_rate)
     check_flag("sgd", "nesterov", nesterov)
+    if momentum is not None:
+        check_number("sgd", "momentum", momentum, low=0, high=1, open_high=True)
     first = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
     return chain(first, scale_by_learning_rate(learning_rate))

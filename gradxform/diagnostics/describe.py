@@ -60,6 +60,10 @@ def _size(count: int) -> str:
     return ""
 
 
+def _plural(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
 def _number(count: int) -> str:
     return f"{count:,}"
 
@@ -131,8 +135,9 @@ def _summary(known: Facts) -> list[str]:
     if known.frozen:
         lines.append(f"frozen: {_listed(known.frozen)}")
     lines.append(
-        f"{_number(known.parameters)} parameters in {len(known.leaves)} leaves, {_size(known.parameter_bytes)}; "
-        f"state {_size(known.state_bytes)}{per}{': ' + roles if roles else ''}"
+        f"{_number(known.parameters)} parameters in {_plural(len(known.leaves), 'leaf', 'leaves')}, "
+        f"{_size(known.parameter_bytes)}; "
+        + (f"state {_size(known.state_bytes)}{per}: {roles}" if known.state_bytes else "no state")
     )
     if known.downhill is False:
         lines.append(

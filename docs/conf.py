@@ -1,0 +1,36 @@
+"""Sphinx: Markdown pages, docstrings by autodoc, warnings are errors (`python tools/dev.py docs`)."""
+
+import importlib.metadata
+
+project = "gradxform"
+author = "The gradxform authors"
+copyright = author
+release = version = importlib.metadata.version("gradxform")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+
+# Links are relative paths, so that they work on a code host too; headings can be linked to.
+myst_heading_anchors = 3
+
+# Docstrings are written in plain text with `code` in single backticks; the words live there, the pages list names.
+default_role = "code"
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+# Every reference must resolve, but for Python's own names: no inventory is fetched, so that a build needs no network.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:(class|exc|func|obj|data)", r"(collections\.|typing\.|optax\.|jax\.)?[A-Za-z]+")
+]
+
+html_theme = "furo"
+html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small--2)"}}
+html_title = "gradxform"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
+html_copy_source = False
+html_show_sphinx = False
