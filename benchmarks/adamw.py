@@ -50,7 +50,9 @@ CASES: dict[str, Callable[[], Shapes]] = {
 
 def tree(shapes: Shapes, seed: int) -> dict[str, jax.Array]:
     rng = np.random.default_rng(seed)
-    return {n: jnp.asarray(0.01 * rng.standard_normal(shape, dtype=np.float32)) for n, shape in shapes.items()}
+    return {
+        n: jnp.asarray(0.01 * rng.standard_normal(shape, dtype=np.float32)) for n, shape in shapes.items()
+    }
 
 
 def optax_step() -> tuple[Any, Callable[..., Any]]:
@@ -134,7 +136,12 @@ def measure(shapes: Shapes, rounds: int) -> dict[str, Any]:
         float(jnp.max(jnp.abs(mine - theirs)))
         for mine, theirs in zip(*(jax.tree.leaves(run.carried[0]) for run in runs.values()), strict=True)
     )
-    return {**numbers, "time_ratio": statistics.median(ratios), "ratio_p10_p90": spread, "largest_difference": gap}
+    return {
+        **numbers,
+        "time_ratio": statistics.median(ratios),
+        "ratio_p10_p90": spread,
+        "largest_difference": gap,
+    }
 
 
 def machine() -> dict[str, str]:
@@ -149,13 +156,17 @@ def machine() -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", help="write the figures as JSON")
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     options = parser.parse_args()
     results: dict[str, Any] = {"machine": machine(), "cases": {}}
-    print(f"{'case':44s} {'time ratio (p10 - p90)':>24s} {'temporary MB':>16s} {'equations a leaf':>17s} {'trace':>6s}")
+    print(
+        f"{'case':44s} {'time ratio (p10 - p90)':>24s} {'temporary MB':>16s} {'equations a leaf':>17s} {'trace':>6s}"
+    )
     for name, shapes in CASES.items():
         if options.only not in name:
             continue

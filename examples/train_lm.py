@@ -252,9 +252,7 @@ def draw(losses, rates, scores, path):
     top.annotate(f"{scores[last]:.3f}", (last, scores[last]), (0, 8), textcoords="offset points", ha="center")
     top.set(ylabel="loss (bits per byte)", yscale="log", yticks=range(1, 9), yticklabels=range(1, 9))
     top.minorticks_off()
-    top.set_ylim(
-        0.9 * np.nanmin([*losses, *scores.values()]), 8.5
-    )  # a run that diverged is drawn as far as it went
+    top.set_ylim(min(1, 0.9 * np.nanmin(losses)), 8.5)  # a run that ends in NaN is drawn as far as it went
     top.legend(frameon=False)
     if rates is not None:
         bottom.plot(steps, rates, color="#009E73")

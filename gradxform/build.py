@@ -1,4 +1,4 @@
-"""`gradxform.build`: what an author of transforms needs. Everything here works the same in another package or a notebook.
+"""`gradxform.build`: what an author of transforms needs. Everything works the same in another package or a notebook.
 
 A method is a rule on one leaf (`elementwise`, `leafwise`, `treewise`), with a state whose fields have roles, inside a
 function decorated with `factory`. See `docs/guide/writing.md` for a walk through one.

@@ -65,7 +65,8 @@ class ChainBody(Body):
         if not isinstance(state, Mapping) or set(state) != set(self.names):
             raise ValueError(
                 door.wrong_state(
-                    f"{address or 'named_chain'}: wanted a dict of states with the names {listed(self.names)}", state
+                    f"{address or 'named_chain'}: wanted a dict of states with the names {listed(self.names)}",
+                    state,
                 )
             )
         return [state[name] for name in self.names]
@@ -155,7 +156,10 @@ def named_chain(*args: Any):
     for i, pair in enumerate(args):
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
             raise TypeError(
-                say(f"gx.named_chain: argument {i} is {kind(pair)}, wanted a pair (name, transform)", _swapped(pair))
+                say(
+                    f"gx.named_chain: argument {i} is {kind(pair)}, wanted a pair (name, transform)",
+                    _swapped(pair),
+                )
             )
     names = [name for name, _ in args]
     twice = sorted({name for name in names if names.count(name) > 1})

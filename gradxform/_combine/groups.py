@@ -95,7 +95,9 @@ class GroupsBody(Body):
         numbers = self.groups.select(params, rows.paths, rows.places)
         states: dict[Any, Any] = {}
         for i, label, tx in self._live():
-            states[label] = optax.MaskedState(tx.body.init(hide(params, [n == i for n in numbers], rows), stacked))
+            states[label] = optax.MaskedState(
+                tx.body.init(hide(params, [n == i for n in numbers], rows), stacked)
+            )
         return optax.transforms.PartitionState(states)
 
     def lower(self, lowering: Lowering, route: Route) -> Route:

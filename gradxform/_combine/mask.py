@@ -54,8 +54,8 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False):
 
     Args:
         inner: any transform, ours or Optax's.
-        mask: which leaves: a tree of booleans or a prefix of one; a function of the parameters that gives one; a glob or
-            regular expression on the slash path, or several in a tuple; a predicate `(path, leaf) -> bool`; or a value
+        mask: which leaves: a tree of booleans or a prefix of one; a function of the parameters that gives one; a glob
+            or regular expression on the slash path, or several in a tuple; a predicate `(path, leaf) -> bool`; a value
             such as `gx.matrices()`. A mask that is a pytree is never called.
         mask_compatible_extra_args: whether extra arguments shaped like the parameters are masked too.
 
@@ -81,7 +81,9 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False):
     """
     check_flag("masked", "mask_compatible_extra_args", mask_compatible_extra_args)
     if isinstance(mask, optax.GradientTransformation):
-        raise TypeError("gx.masked(inner, mask): the mask is a transform; the transform comes first, then the mask")
+        raise TypeError(
+            "gx.masked(inner, mask): the mask is a transform; the transform comes first, then the mask"
+        )
     tx = as_transform(inner, "gx.masked(inner)")
     return wrap(MaskedBody(tx, mask, "gx.masked(mask)", mask_compatible_extra_args))
 
@@ -186,7 +188,9 @@ def per_layer(inner: Any, stacked: Any):
     """
     if not is_pattern(stacked):
         order = "the transform comes first" if isinstance(stacked, optax.GradientTransformation) else ""
-        fact = f"gx.per_layer(stacked={short(stacked)}): wanted a glob, a regular expression or a tuple of them"
+        fact = (
+            f"gx.per_layer(stacked={short(stacked)}): wanted a glob, a regular expression or a tuple of them"
+        )
         raise TypeError(say(fact, order))
     tx = as_transform(inner, "gx.per_layer(inner)")
     for link in tx.plan.links:

@@ -130,9 +130,9 @@ def scale_by_learning_rate(learning_rate: Any = None, *, flip_sign: bool = True)
     **Update**: `u = -learning_rate(count) * g`, `count = 0` at the first step.
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array or a schedule. Its unit is that of the links before it: behind
-            Adam about the largest change of one weight in one step, behind Lion exactly that, behind a plain gradient
-            parameter per gradient. None means no scaling at all, as in Optax.
+        learning_rate: a number of at least 0, a 0-d array or a schedule. Its unit is that of the links before it:
+            behind Adam about the largest change of one weight in one step, behind Lion exactly that, behind a
+            plain gradient parameter per gradient. None means no scaling at all, as in Optax.
         flip_sign: False leaves the direction uphill (maximisation).
 
     Returns:

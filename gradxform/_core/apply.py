@@ -54,7 +54,9 @@ def _add(path: str, p: Any, u: Any) -> Any:
         raise ValueError(say(text, "shapes must be equal, nothing is broadcast"))
     if not is_inexact(p):
         if is_inexact(u):
-            raise TypeError(say(text, "an integer parameter is never moved by a fraction: give it the update None"))
+            raise TypeError(
+                say(text, "an integer parameter is never moved by a fraction: give it the update None")
+            )
         return (p + u).astype(p.dtype)
     if p.dtype == u.dtype:
         return compat.like_weak(p + u, p)

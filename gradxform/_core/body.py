@@ -123,7 +123,9 @@ def tolerant(update: Any) -> Any:
 
     @functools.wraps(update)
     def call(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        return update(updates, state, params, **{name: value for name, value in extra.items() if name in known})
+        return update(
+            updates, state, params, **{name: value for name, value in extra.items() if name in known}
+        )
 
     return call
 

@@ -192,7 +192,7 @@ def _is_returned(x: Any) -> bool:
 
 
 def check_parts(state: Any, names: Sequence[str], address: str, foreign: bool = False) -> Sequence[Any]:
-    """The parts of a chain's state, one a link. A foreign first link may keep anything, even what looks like updates."""
+    """The parts of a chain's state, one a link. A foreign first link may keep anything, even a pair."""
     wanted = f"{address or 'chain'}: wanted a tuple of {len(names)} states ({', '.join(names)})"
     if (
         not isinstance(state, tuple | list)

@@ -34,8 +34,8 @@ def declare(factory: Callable[..., Any], *, reach: str) -> None:
 
     Args:
         factory: the function that makes them, such as `optax.scale_by_yogi`.
-        reach: "element", "leaf" or "tree"; undeclared means "tree", which is always safe. Roles of a foreign state class
-            are declared by `gradxform.build.declare_roles`.
+        reach: "element", "leaf" or "tree"; undeclared means "tree", which is always safe. Roles of a foreign state
+            class are declared by `gradxform.build.declare_roles`.
 
     Example:
         >>> import optax

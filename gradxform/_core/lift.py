@@ -30,7 +30,9 @@ def _lift(
     for slot, dtype in rule.dtypes.items():
         averaged = rule.roles.get(slot) in (roles.MOMENT, roles.SECOND_MOMENT)
         if averaged and not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(f"gx.{name}: {slot} cannot be kept as {dtype}; wanted a floating dtype such as 'bfloat16'")
+            raise TypeError(
+                f"gx.{name}: {slot} cannot be kept as {dtype}; wanted a floating dtype such as 'bfloat16'"
+            )
     return wrap(RuleBody(rule))
 
 
@@ -138,7 +140,7 @@ def treewise(
 ) -> GradientTransformation:
     """Lifts a rule whose leaves meet in sums (or maxima) over the tree.
 
-    Either one stage, by `reduce`, `once` and `step`, or several by `stages=[Stage(...), ...]`; see `gradxform.build.Stage`.
+    Either one stage, by `reduce`, `once` and `step`, or several by `stages=[Stage(...), ...]`; see `build.Stage`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -82,7 +82,11 @@ def _not_a_mask(mask: Any) -> str:
         return f"{entry.text} itself: call it, {entry.text}(...)"
     if isinstance(mask, optax.GradientTransformation):
         return "a transform: is the order of the arguments right?"
-    if mask is None or isinstance(mask, bytes) or (isinstance(mask, int | float) and not isinstance(mask, bool)):
+    if (
+        mask is None
+        or isinstance(mask, bytes)
+        or (isinstance(mask, int | float) and not isinstance(mask, bool))
+    ):
         return short(mask)
     if not _is_function(mask) or accepts(mask, 1) is not False or accepts(mask, 2) is not False:
         return ""
@@ -114,7 +118,7 @@ class MaskSelector:
         return isinstance(mask, Mask) or is_pattern(mask) or (_is_function(mask) and _is_predicate(mask))
 
     def hide(self, tree: Any, paths: Sequence[str], places: Sequence[Any], target: Any) -> Any:
-        """See `Selector`. A branch for which a tree of booleans says False is hidden by one `MaskedNode`, as in Optax."""
+        """See `Selector`. A branch for which a tree of booleans says False gets one `MaskedNode`, as in Optax."""
         chosen = self.select(tree, paths, places)
         if self._looks_at_leaves():
             return hide(target, chosen, view(tree))
@@ -126,7 +130,10 @@ class MaskSelector:
 
         try:
             return jax.tree.map(one, flags, target, is_leaf=is_absent)
-        except (ValueError, TypeError):  # a mask further out has hidden a branch of which this mask sees the leaves
+        except (
+            ValueError,
+            TypeError,
+        ):  # a mask further out has hidden a branch of which this mask sees the leaves
             return hide(target, chosen, view(tree))
 
     def _by_leaf(
@@ -157,13 +164,17 @@ class MaskSelector:
         where = f"{self.who}: {leaf(path)} of the mask" if path else f"{self.who}: the mask"
         if isinstance(flag, Tracer):
             remedy = "a mask must be known when the step is compiled: decide by path, shape or dtype, not by values"
-            raise TypeError(say(f"{where} is a traced value {describe_array(flag)}, wanted True or False", remedy))
+            raise TypeError(
+                say(f"{where} is a traced value {describe_array(flag)}, wanted True or False", remedy)
+            )
         if is_absent(flag) or isinstance(flag, bool | np.bool_):
             return
         if getattr(flag, "shape", None) == () and getattr(flag, "dtype", None) == np.bool_:
             return
         got = kind(flag) if hasattr(flag, "shape") else f"{kind(flag)}, {short(flag)}"
-        remedy = "leaves are named by a pattern, 'a/*', or several in a tuple" if isinstance(flag, str) else ""
+        remedy = (
+            "leaves are named by a pattern, 'a/*', or several in a tuple" if isinstance(flag, str) else ""
+        )
         raise TypeError(say(f"{where} is {got}, wanted True or False", remedy))
 
 

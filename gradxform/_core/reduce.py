@@ -33,9 +33,9 @@ def axes_of(path: str, leaf: Any, axis_names: Any, who: str) -> tuple[str, ...]:
     if axis_names is None:
         if varying:
             raise ValueError(
-                f"{who}: inside shard_map the leaf {path!r} varies over the mesh axes {sorted(varying)}, so its norm here "
-                f"is one shard's; say axis_names={tuple(sorted(varying))} to reduce over the shards, or axis_names=() if "
-                "each device is meant to use its own number"
+                f"{who}: inside shard_map the leaf {path!r} varies over the mesh axes {sorted(varying)}, so its norm "
+                f"here is one shard's; say axis_names={tuple(sorted(varying))} to reduce over the shards, or "
+                "axis_names=() if each device is meant to use its own number"
             )
         return ()
     if isinstance(axis_names, Mapping):

@@ -112,7 +112,9 @@ def stack_depth(stacked: tuple[Any, ...], path: str, leaf: Any) -> int:
     depth = sum(1 for pattern in stacked if matches(pattern, path, leaf))
     if depth > len(leaf.shape):
         patterns = " and ".join(map(pattern_text, stacked))
-        fact = f"gx.per_layer(stacked={patterns!r}): {place(path)} of shape {leaf.shape} has no axis of layers"
+        fact = (
+            f"gx.per_layer(stacked={patterns!r}): {place(path)} of shape {leaf.shape} has no axis of layers"
+        )
         raise ValueError(say(fact, "name the stacked leaves only"))
     return depth
 

@@ -119,7 +119,9 @@ class _Step:
 
     def _value(self, row: int) -> Any:
         """A leaf's update in its compute dtype."""
-        return widen(jnp.asarray(self.us[row]), self.dtypes[row], None if self.touched[row] else self.out[row])
+        return widen(
+            jnp.asarray(self.us[row]), self.dtypes[row], None if self.touched[row] else self.out[row]
+        )
 
     def _param(self, row: int) -> Any:
         p = self.ps[row]

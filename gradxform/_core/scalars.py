@@ -47,7 +47,9 @@ def _asked(call: str, name: str, schedule: Any, count: Any) -> Any:
         return schedule(count) if exact is None else exact(count)
     except _BY_VALUE as problem:
         remedy = "use jnp.where(count < n, a, b) or gx.join_schedules"
-        raise TypeError(say(f"{who} decides by the value of the step count, which is traced", remedy)) from problem
+        raise TypeError(
+            say(f"{who} decides by the value of the step count, which is traced", remedy)
+        ) from problem
     except Exception as problem:
         problem.add_note(f"while {who} was asked for its value")
         raise
@@ -55,7 +57,9 @@ def _asked(call: str, name: str, schedule: Any, count: Any) -> Any:
 
 def _checked(call: str, name: str, schedule: Any, got: Any) -> Any:
     if isinstance(got, np.ndarray) and got.shape == ():
-        got = got[()]  # a NumPy number, with all its digits; as an array of JAX it would be rounded to float32
+        got = got[
+            ()
+        ]  # a NumPy number, with all its digits; as an array of JAX it would be rounded to float32
     if isinstance(got, TwoFloat | int | float | np.number) and not isinstance(got, bool):
         return got
     who = (

@@ -37,7 +37,7 @@ class Schedule:
         return self.fn(count)
 
     def exact(self, count: Any) -> Any:
-        """The value as hyperparameters read it: a Python number or a `TwoFloat` where the schedule knows it that well."""
+        """The value as hyperparameters read it: a Python number or a `TwoFloat` if the schedule knows it so well."""
         return self.fn(count) if self.exact_fn is None else self.exact_fn(count)
 
     @property

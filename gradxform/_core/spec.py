@@ -1,7 +1,7 @@
 """What a transform, schedule or mask *is*, as data: the factory that was called and its bound arguments.
 
 Everything that must treat an optimizer as a value reads the spec and nothing else: `repr` (text that can be pasted
-back), `==` and `hash`, pickling, JSON. A factory is known by name in one registry, so a file can only name what has been
+back), `==` and `hash`, pickling, JSON. A factory is known by name in one registry, so a file can only name what is
 registered by the program or by an installed package's entry point; reading a file never imports a path from it.
 """
 
@@ -178,7 +178,8 @@ class Spec:
             elif parameter.kind is parameter.VAR_KEYWORD:
                 yield from (f"{key[1]}={render(value)}" for key, value in frozen[1])
             elif parameter.kind is parameter.POSITIONAL_ONLY or (
-                parameter.kind is not parameter.KEYWORD_ONLY and (rest or parameter.default is parameter.empty)
+                parameter.kind is not parameter.KEYWORD_ONLY
+                and (rest or parameter.default is parameter.empty)
             ):
                 yield text
             elif parameter.default is parameter.empty or frozen != values.freeze(
@@ -241,7 +242,11 @@ def to_json(value: Any) -> str:
     spec = getattr(value, "spec", None)
     if not isinstance(spec, Spec):
         foreign = "an Optax transform is a closure and has no text: use its gradxform twin"
-        remedy = foreign if hasattr(value, "update") else "pass a transform, schedule or mask, such as gx.adamw(3e-4)"
+        remedy = (
+            foreign
+            if hasattr(value, "update")
+            else "pass a transform, schedule or mask, such as gx.adamw(3e-4)"
+        )
         raise TypeError(say(f"to_json: got {kind(value)}, which no gradxform factory made", remedy))
     return json.dumps({"gradxform": _JSON_VERSION, **spec.to_json()})
 
@@ -267,7 +272,9 @@ def from_json(text: str | bytes, functions: Iterable[Callable[..., Any]] = ()) -
     """
     if not isinstance(text, str | bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
         hint = "json.dumps(...) of data that has been read already, Path(...).read_text() of a file"
-        raise TypeError(say(f"from_json: wanted the text that gx.to_json(tx) returned, got {kind(text)}", hint))
+        raise TypeError(
+            say(f"from_json: wanted the text that gx.to_json(tx) returned, got {kind(text)}", hint)
+        )
     try:
         data = json.loads(text)
     except json.JSONDecodeError as problem:
@@ -287,7 +294,9 @@ def from_json(text: str | bytes, functions: Iterable[Callable[..., Any]] = ()) -
 def _from_data(data: Mapping[str, Any], functions: Mapping[str, Any]) -> Any:
     called, written = data["factory"], data.get("arguments", {})
     if not isinstance(called, str) or not isinstance(written, dict):
-        raise ValueError("from_json: wanted a factory's name and arguments by name; pass what gx.to_json(tx) returned")
+        raise ValueError(
+            "from_json: wanted a factory's name and arguments by name; pass what gx.to_json(tx) returned"
+        )
     factory = find_factory(called)
     arguments: dict[str, Any] = {}
     for name, value in written.items():

@@ -273,5 +273,6 @@ def is_foreign(tx: GradientTransformation) -> bool:
 def is_value(tx: GradientTransformation) -> bool:
     """Whether every argument of the transform has a value: it can be written down and read back."""
     return not any(
-        values.any_frozen(value, lambda f: f[0] in ("opaque", "pytree", "foreign")) for _, value in tx.spec.frozen
+        values.any_frozen(value, lambda f: f[0] in ("opaque", "pytree", "foreign"))
+        for _, value in tx.spec.frozen
     )

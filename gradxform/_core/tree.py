@@ -122,7 +122,9 @@ def as_array(x: Any, path: str, who: str, what: str) -> Any:
         raise TypeError(say(f"{who}: {leaf(path)} of {what} is {kind(x)}, wanted an array", remedy))
     if dtype == jax.dtypes.float0 or dtype == np.bool_ or jnp.issubdtype(dtype, np.number):
         return x
-    raise TypeError(say(f"{who}: {leaf(path)} of {what} is {kind(x)}, wanted numbers", "put None in its place"))
+    raise TypeError(
+        say(f"{who}: {leaf(path)} of {what} is {kind(x)}, wanted numbers", "put None in its place")
+    )
 
 
 def tree_map(fn: Any, tree: Any, *rest: Any) -> Any:

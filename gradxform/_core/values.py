@@ -267,7 +267,7 @@ def decode(data: Any, build: Callable[[Mapping[str, Any]], Any], functions: Mapp
     if tag == "function":
         if payload not in functions:
             raise ValueError(
-                f"from_json: the text names the function {payload!r}, and a file never makes gradxform import anything\n"
+                f"from_json: the text names the function {payload!r}, and a file never makes us import anything\n"
                 f"  if you trust it, import it and pass from_json(text, functions=[{payload.split(':')[-1]}])"
             )
         return functions[payload]
@@ -306,7 +306,9 @@ def check_picklable(frozen: Frozen) -> None:
         for leaf in frozen[2]:
             check_picklable(leaf)
     elif tag == "foreign":
-        raise NotAValue(f"{render(frozen)} cannot be pickled", remedy="use its gradxform twin if there is one")
+        raise NotAValue(
+            f"{render(frozen)} cannot be pickled", remedy="use its gradxform twin if there is one"
+        )
     elif tag == "opaque" and isinstance(frozen[1].value, Tracer):
         raise NotAValue(
             "a value that is being traced cannot be pickled", remedy="build the transform outside of jit"
@@ -318,4 +320,3 @@ def _check_item(name: str, item: Frozen) -> None:
         check_picklable(item)
     except NotAValue as problem:
         raise problem.inside(name) from None
-

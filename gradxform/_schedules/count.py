@@ -86,7 +86,9 @@ def within(count: Any, start: int, length: int | None = None) -> Any:
     count = as_count(count)
     maths: Any = np if isinstance(count, np.ndarray) else jnp
     local = maths.maximum(count - np.asarray(min(start, top_of(count)), count.dtype), 0)
-    return local if length is None else maths.minimum(local, np.asarray(min(length, top_of(count)), local.dtype))
+    return (
+        local if length is None else maths.minimum(local, np.asarray(min(length, top_of(count)), local.dtype))
+    )
 
 
 def rounds(count: Any, start: int, length: int) -> tuple[Any, Any, Any]:
@@ -99,7 +101,11 @@ def rounds(count: Any, start: int, length: int) -> tuple[Any, Any, Any]:
         return number(0), progress(local, 0, length), remaining(local, 0, length)
     size = np.asarray(length, local.dtype)
     begun = local % size
-    return number(local // size), part(number(begun), float(length)), part(number(size - begun), float(length))
+    return (
+        number(local // size),
+        part(number(begun), float(length)),
+        part(number(size - begun), float(length)),
+    )
 
 
 @lru_cache(maxsize=64)
@@ -142,7 +148,9 @@ def part_of(call: str, name: str, steps: Any, total: int) -> int:
     if isinstance(steps, float | np.floating) and 0 < steps < 1:
         return round(float(steps) * total)
     if isinstance(steps, float | np.floating) and steps != np.floor(steps):
-        raise ValueError(f"gx.{call}({name}={steps}): wanted a whole number of steps, or a fraction of the run below 1")
+        raise ValueError(
+            f"gx.{call}({name}={steps}): wanted a whole number of steps, or a fraction of the run below 1"
+        )
     count = whole(call, name, steps)
     if count > total:
         raise ValueError(
@@ -164,7 +172,9 @@ def static(call: str, name: str, value: Any, low: float) -> float:
     check_number(call, name, value, low=low, schedule=False)
     known = concrete(value)
     if known is None:
-        raise TypeError(f"gx.{call}({name}={short(value)}): wanted a number that is known when the schedule is made")
+        raise TypeError(
+            f"gx.{call}({name}={short(value)}): wanted a number that is known when the schedule is made"
+        )
     return known
 
 

@@ -47,7 +47,6 @@ def constant_schedule(value: Any):
     """
     check_value("constant_schedule", "value", value)
 
-
     def rounded(count: Any) -> Any:
         del count
         return number(value)
@@ -238,7 +237,7 @@ def cosine_decay_schedule(init_value: Any, decay_steps: int, alpha: Any = 0.0, e
     check_value("cosine_decay_schedule", "decay_steps", decay_steps)
     if not decay_steps > 0:
         raise ValueError(
-            f"gx.cosine_decay_schedule(decay_steps={decay_steps}): the cosine_decay_schedule requires positive decay_steps"
+            f"gx.cosine_decay_schedule(decay_steps={decay_steps}): cosine_decay_schedule requires positive decay_steps"
         )
 
     def value(count: Any) -> Any:

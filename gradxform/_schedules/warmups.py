@@ -68,7 +68,8 @@ def warmup_cosine(
 ):
     """Linear warmup, then half a cosine down: the standard schedule for transformers.
 
-    **Value**: `init + (peak - init) t / W` for t < W, then `end + (peak - end) (0.5 (1 + cos(pi (t - W) / (N - W))))^exponent`.
+    **Value**: `init + (peak - init) t / W` for t < W, then `end + (peak - end) (0.5 (1 + cos(pi x)))^exponent`, where
+    `x = (t - W) / (N - W)`.
 
     Args:
         peak_value: the value at step W.

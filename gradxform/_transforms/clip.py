@@ -102,7 +102,8 @@ def clip_by_global_norm(max_norm: Any, *, axis_names: Any = None):
         (0.6, 0.8)
 
     Differs from Optax: the norm of 16-bit gradients is summed in float32 (Optax: fp16 gradients of norm 600 come out as
-    zero), an all-zero gradient stays zero for `max_norm=0`, Inf stays Inf, and no clipped copy of the gradients is made.
+    zero), an all-zero gradient stays zero for `max_norm=0`, an Inf stays Inf (Optax: NaN), and no clipped copy of the
+    gradients is made.
 
     References: Pascanu et al., On the difficulty of training recurrent neural networks, 2012, arXiv:1211.5063.
     """
@@ -139,7 +140,9 @@ def _unit_axes(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
     if axis is not None:
         axes = tuple(int(a) for a in np.atleast_1d(axis))
         if any(not -len(shape) <= a < len(shape) for a in axes):
-            raise ValueError(f"gx.adaptive_grad_clip(axis={axis}): an array of shape {shape} has no such axis")
+            raise ValueError(
+                f"gx.adaptive_grad_clip(axis={axis}): an array of shape {shape} has no such axis"
+            )
         return axes
     if sum(size != 1 for size in shape) <= 1:
         return tuple(range(len(shape)))
@@ -163,7 +166,7 @@ def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None, *, axis
         eps: a floor for the weight norm, so that zero weights can move.
         axis: the axes that make up one unit. None: everything for vectors, axis 0 for matrices and 3-d arrays, all but
             the last for 4-d and 5-d convolution kernels.
-        axis_names: inside `shard_map`, the mesh axes over which arrays are shards; only arrays that are one unit can be.
+        axis_names: inside `shard_map`, the mesh axes over which arrays are shards; only one-unit arrays can be.
 
     Reach: leaf, no state. Needs `params`.
 
@@ -173,12 +176,14 @@ def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None, *, axis
         >>> gx.adaptive_grad_clip(0.5).update(jnp.array([3.0, 4.0]), (), jnp.array([0.0, 1.0]))[0].tolist()
         [0.30000001192092896, 0.4000000059604645]
 
-    References: Brock et al., High-performance large-scale image recognition without normalization, 2021, arXiv:2102.06171.
+    References: Brock et al., High-performance image recognition without normalization, 2021, arXiv:2102.06171.
     """
     check_number("adaptive_grad_clip", "clipping", clipping, low=0, open_low=True, infinite=True)
     check_number("adaptive_grad_clip", "eps", eps, low=0)
     if axis is not None and np.asarray(axis).dtype.kind != "i":
-        raise TypeError(f"gx.adaptive_grad_clip(axis={short(axis)}): wanted the number of an axis or a tuple of them")
+        raise TypeError(
+            f"gx.adaptive_grad_clip(axis={short(axis)}): wanted the number of an axis or a tuple of them"
+        )
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s
@@ -192,4 +197,6 @@ def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None, *, axis
         )
         return jnp.broadcast_to(factor, g.shape) * g
 
-    return leafwise(step, scalars={"clipping": clipping, "eps": eps}, needs=("params",), axis_names=axis_names)
+    return leafwise(
+        step, scalars={"clipping": clipping, "eps": eps}, needs=("params",), axis_names=axis_names
+    )

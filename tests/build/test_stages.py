@@ -1,7 +1,7 @@
 """The stages carry more than Adam: a clip, a trust ratio, Adafactor and Prodigy, each written as an author would.
 
-None of these methods is part of this file's package yet; they are here to prove that `reduce`, `once`, `step` and a list
-of stages say enough, before a catalogue grows on them. The oracle is Optax's own implementation, or NumPy.
+None of these methods is part of the package yet; they are here to prove that `reduce`, `once`, `step` and a list of
+stages say enough, before a catalogue grows on them. The oracle is Optax's own implementation, or NumPy.
 L-BFGS is done on paper in `docs/design/stages.md`.
 """
 
@@ -356,7 +356,7 @@ def test_an_executor_can_freeze_a_state_by_a_scalar_that_a_link_has_reduced():
     good, bad = tree(1), jax.tree.map(lambda x: x * np.float32(np.nan), tree(1))
     update = jax.jit(tx.update)
     _, before = update(good, tx.init(good))
-    updates, after = update(bad, before)
+    _, after = update(bad, before)
     assert int(after[1].count) == 1
     for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(x, y)

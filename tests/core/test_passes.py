@@ -32,7 +32,9 @@ def test_the_clipped_adamw_makes_no_copy_of_the_gradients(shapes):
         theirs, theirs_program = compiled(*optax_step(), shapes)
     temporary = ours_program.memory_analysis().temp_size_in_bytes
     assert temporary < 0.15 * size, f"{temporary} bytes temporary for {size} bytes of gradients"
-    assert theirs_program.memory_analysis().temp_size_in_bytes > 0.9 * size, "the control: Optax's clip copies"
+    assert theirs_program.memory_analysis().temp_size_in_bytes > 0.9 * size, (
+        "the control: Optax's clip copies"
+    )
     assert equations(ours.jaxpr.jaxpr) < 0.8 * equations(theirs.jaxpr.jaxpr)
 
 
@@ -49,7 +51,9 @@ def test_equations_are_counted_through_inner_jits():
     assert equations(jax.make_jaxpr(inner)(1.0).jaxpr) == 2
 
 
-@pytest.mark.parametrize("links", [(gx.clip_by_global_norm(1.0), gx.scale_by_adam()), (gx.trace(0.9), gx.clip(0.1))])
+@pytest.mark.parametrize(
+    "links", [(gx.clip_by_global_norm(1.0), gx.scale_by_adam()), (gx.trace(0.9), gx.clip(0.1))]
+)
 def test_one_pass_equals_link_by_link(links):
     """Folding changes the rounding, not the numbers."""
     rate = gx.scale_by_learning_rate(0.1)

@@ -21,7 +21,9 @@ def inside(tx, check_vma=True):
     def update(grads):
         return tx.update(grads, tx.init(grads))[0]
 
-    return jax.jit(jax.shard_map(update, mesh=mesh(), in_specs=(SPECS,), out_specs=SPECS, check_vma=check_vma))
+    return jax.jit(
+        jax.shard_map(update, mesh=mesh(), in_specs=(SPECS,), out_specs=SPECS, check_vma=check_vma)
+    )
 
 
 def assert_clipped(got):
@@ -41,7 +43,9 @@ def test_a_psum_of_everything_would_count_replicas():
 
 
 def test_unbound_axes_are_an_error_that_names_leaf_and_axes():
-    with pytest.raises(ValueError, match=r"clip.*'sharded' varies over the mesh axes \['model'\].*axis_names"):
+    with pytest.raises(
+        ValueError, match=r"clip.*'sharded' varies over the mesh axes \['model'\].*axis_names"
+    ):
         inside(gx.clip_by_global_norm(1.0))(WHOLE)
 
 
@@ -95,7 +99,9 @@ def test_under_jit_on_a_mesh_the_recipe_equals_one_device(kind):
         if kind is AxisType.Explicit:
             for name in WHOLE:
                 assert jax.typeof(updates[name]).sharding.spec == jax.typeof(params[name]).sharding.spec
-                assert jax.typeof(state[1][0].mu[name]).sharding.spec == jax.typeof(params[name]).sharding.spec
+                assert (
+                    jax.typeof(state[1][0].mu[name]).sharding.spec == jax.typeof(params[name]).sharding.spec
+                )
     want, want_state = tx.update(WHOLE, tx.init(WHOLE), WHOLE)
     want, want_state = tx.update(WHOLE, want_state, WHOLE)
     for name in WHOLE:

@@ -1,4 +1,4 @@
-"""Every example runs in its quick mode, in a fresh process and without the strict flags, and prints what it promises."""
+"""Every example runs in its quick mode, in a fresh process and without the strict flags, and prints what it says."""
 
 import json
 import os
@@ -16,7 +16,12 @@ EXAMPLES = ROOT / "examples"
 
 
 def run(name: str, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "PYTHONWARNINGS": "error::UserWarning"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MPLBACKEND": "agg",
+        "PYTHONWARNINGS": "error::UserWarning",
+    }
     environment.pop("XLA_FLAGS", None)
     command = [sys.executable, str(EXAMPLES / name), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
@@ -49,13 +54,17 @@ def test_train_lm_learns_writes_a_picture_and_a_sample(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["sgd", "lion", "nadamw"])
 def test_train_lm_takes_any_recipe(recipe, tmp_path):
-    assert "bits per byte" in run("train_lm.py", "--optimizer", recipe, "--steps", "3", "--out", str(tmp_path))
+    assert "bits per byte" in run(
+        "train_lm.py", "--optimizer", recipe, "--steps", "3", "--out", str(tmp_path)
+    )
 
 
 @pytest.mark.slow
 def test_train_lm_takes_a_serialised_transform(tmp_path):
     config = tmp_path / "tx.json"
-    config.write_text(gx.to_json(gx.chain(gx.clip_by_global_norm(0.5), gx.adamw(gx.warmup_cosine(1e-3, 2, 5)))))
+    config.write_text(
+        gx.to_json(gx.chain(gx.clip_by_global_norm(0.5), gx.adamw(gx.warmup_cosine(1e-3, 2, 5))))
+    )
     assert json.loads(config.read_text())["factory"] == "chain"
     out = run("train_lm.py", "--config", str(config), "--steps", "5", "--out", str(tmp_path))
     assert "gx.clip_by_global_norm(0.5)" in out
@@ -64,7 +73,11 @@ def test_train_lm_takes_a_serialised_transform(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits.py", "nnx_loop.py", "equinox_loop.py"])
 def test_the_others_run(name, tmp_path):
-    arguments = ["--epochs", "2", "--seeds", "2", "--out", str(tmp_path)] if name == "digits.py" else ["--steps", "100"]
+    arguments = (
+        ["--epochs", "2", "--seeds", "2", "--out", str(tmp_path)]
+        if name == "digits.py"
+        else ["--steps", "100"]
+    )
     assert re.search(r"\d", run(name, *arguments))
 
 

@@ -33,7 +33,7 @@ def fresh(code: str) -> str:
 
 
 def test_import_starts_nothing_and_is_quick():
-    """At most 0.2 s of processor time on top of `import optax`: the best of three, since processes share their cores."""
+    """At most 0.2 s of processor time on top of `import optax`: the best of three, for cores are shared."""
     seconds = [float(fresh(FRESH)) for _ in range(3)]
     assert min(seconds) <= 0.2, f"import took {statistics.median(seconds):.2f} s"
 
