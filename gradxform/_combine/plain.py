@@ -169,7 +169,9 @@ def scale_by_learning_rate(learning_rate: Any = None, *, flip_sign: bool = True)
     )
 
 
-_DOWNHILL = "the sign is turned downhill here; to climb, end with gx.scale_by_learning_rate(rate, flip_sign=False)"
+_DOWNHILL = (
+    "the sign is turned downhill here; to climb, end with gx.scale_by_learning_rate(rate, flip_sign=False)"
+)
 
 
 def check_rate(call: str, learning_rate: Any) -> None:
