@@ -93,7 +93,12 @@ def debias(decay: Decay, t: Any) -> Any:
         >>> abs(float(build.debias(decay, np.float32(1000))) / (1 - 0.999**1000) - 1) < 1e-6
         True
     """
-    return -jnp.expm1(t * jnp.log1p(-decay.complement))
+    rest = decay.complement
+    if not isinstance(rest, jax.Array):
+        return -jnp.expm1(t * jnp.log1p(-rest))
+    # At b = 0 the logarithm is -Inf: the value is right, but a gradient with respect to b would be NaN.
+    inside = -jnp.expm1(t * jnp.log1p(-jnp.where(rest < 1, rest, np.asarray(0.5, rest.dtype))))
+    return jnp.where(rest < 1, inside, 1 - decay.value**t)
 
 
 def abs_sq(x: Any) -> Any:

@@ -3,6 +3,7 @@
 Rows are made from the plan and from abstract shapes; nothing is computed on a device.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class Facts:
     parameter_bytes: int
     state_bytes: int
     frozen: tuple[str, ...]
-    downhill: bool | None
+    uphill: tuple[str, ...]  # leaves whose direction no link turns; empty if there are links that cannot be read
 
 
 def _bytes(x: Any) -> int:
@@ -108,6 +109,7 @@ def facts(tx: GradientTransformation, params: Any) -> Facts:
     cache: dict[Any, Any] = {}
     found: list[LinkRow] = []
     moved: set[str] = set()
+    turns: Counter[str] = Counter()
     zeroed: set[str] = set()
     for link, part in zip(tx.plan.links, parts, strict=True):
         chosen = selected(link, params, rows.paths, rows.places, cache)
@@ -115,8 +117,11 @@ def facts(tx: GradientTransformation, params: Any) -> Facts:
         found.append(_row(link, part, leaves))
         is_zero = link.rule is not None and link.rule.call == "set_to_zero"
         (zeroed if is_zero else moved).update(path for path, _ in leaves)
+        if link.rule is not None and link.rule.flips:
+            turns.update(path for path, _ in leaves)
     arrays = [(path, p) for path, p in zip(rows.paths, rows.places, strict=True) if not is_absent(p)]
     known = all(link.rule is not None for link in tx.plan.links)
+    uphill = tuple(path for path, _ in arrays if path not in zeroed and turns[path] % 2 == 0)
     return Facts(
         links=tuple(found),
         leaves=tuple(
@@ -126,5 +131,5 @@ def facts(tx: GradientTransformation, params: Any) -> Facts:
         parameter_bytes=tree_bytes(params),
         state_bytes=tree_bytes(state),
         frozen=tuple(sorted(zeroed)),
-        downhill=tx.body.flips if known or tx.body.flips else None,
+        uphill=uphill if known else (),
     )

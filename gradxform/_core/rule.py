@@ -181,7 +181,7 @@ class Rule:
         leaf = Leaf(path, tuple(p.shape[depth:]), jnp.dtype(p.dtype))
 
         def one(x: Any) -> Any:
-            return maker(x, leaf).astype(dtype)
+            return jnp.array(maker(x, leaf), dtype)  # a copy: a state that is donated shares nothing with `p`
 
         for _ in range(depth):
             one = jax.vmap(one)

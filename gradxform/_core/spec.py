@@ -104,7 +104,7 @@ def bind(factory: Factory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
             say(f"{factory.text}(): {problem}", f"its signature is {signature_text(signature)}")
         ) from None
     bound.apply_defaults()
-    return {name: _as_dtype(factory, name, value) for name, value in bound.arguments.items()}
+    return {name: _as_dtype(factory, name, values.own(value)) for name, value in bound.arguments.items()}
 
 
 def _as_dtype(factory: Factory, name: str, value: Any) -> Any:
@@ -122,8 +122,8 @@ def _as_dtype(factory: Factory, name: str, value: Any) -> Any:
 class Spec:
     """A factory and its bound arguments, compared by value.
 
-    `arguments` are the very objects that were passed; `frozen` their canonical form, made when first asked for, since
-    it reads concrete arrays from the device.
+    `arguments` are the objects that were passed, containers and NumPy arrays copied, so that nobody changes them later;
+    `frozen` is their canonical form, made when first asked for, since it reads concrete arrays from the device.
     """
 
     __slots__ = ("__dict__", "arguments", "factory")

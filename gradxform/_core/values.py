@@ -7,6 +7,7 @@ equals itself and nothing else, and `text.render` and `encode` say so instead of
 """
 
 import base64
+import copy
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -81,11 +82,25 @@ def canonical_dtype(x: Any) -> np.dtype[Any] | None:
     return np.dtype(cast(Any, x))
 
 
+def own(x: Any) -> Any:
+    """`x` with copies of the containers and NumPy arrays in it, which whoever passed them may still change."""
+    if isinstance(x, dict):
+        copied = copy.copy(cast("dict[Any, Any]", x))
+        copied.update((key, own(value)) for key, value in copied.items())
+        return copied
+    if type(x) is list or type(x) is tuple or type(x) is set:
+        return type(x)(map(own, x))
+    return x.copy() if type(x) is np.ndarray else x
+
+
 def _freeze_plain(x: Any) -> Frozen | None:
     """The frozen form of the types that Python itself compares too generously, else None."""
     if x is None or x is Ellipsis:
         return ("none" if x is None else "ellipsis",)
+    if isinstance(x, np.str_ | np.bytes_):
+        return _freeze_plain(x.item())
     if isinstance(x, np.generic | np.ndarray) and not x.dtype.hasobject:
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)
         return ("array", x.dtype.name, x.shape, x.tobytes())
     if type(x) is bool or type(x) is int or type(x) is str or type(x) is bytes:
         return (type(x).__name__, x)
