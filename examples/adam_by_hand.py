@@ -88,9 +88,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=0.01)
-    parser.add_argument("--start", type=float, default=5.0, help="where w begins")
+    parser.add_argument("--steps", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--learning-rate", type=float, default=0.01, help="default: %(default)s")
+    parser.add_argument("--start", type=float, default=5.0, help="where w begins; default: %(default)s")
     args = parser.parse_args()
 
     print_trace(gx.adam(args.learning_rate, b1=B1, b2=B2), args.start, args.steps)

@@ -116,10 +116,10 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=OUT, help="directory of the plot")
+    parser.add_argument("--epochs", type=int, default=40, help="default: %(default)s")
+    parser.add_argument("--batch", type=int, default=64, help="digits a step; default: %(default)s")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each optimizer; default: %(default)s")
+    parser.add_argument("--out", type=Path, default=OUT, help="directory of the plot; default: examples/out")
     args = parser.parse_args()
 
     train_set, test_set = digits()
@@ -139,7 +139,7 @@ def main():
         curves[name] = losses, accuracies
         last = 100 * accuracies[:, -1]
         print(
-            f"{name:<20}{last.mean():>17.2f}{last.std(ddof=1) if len(last) > 1 else 0:>11.2f}"
+            f"{name:<20}{last.mean():>17.2f}{f'{last.std(ddof=1):.2f}' if len(last) > 1 else '-':>11}"
             f"{f'{last.min():.2f} to {last.max():.2f}':>15}"
             f"{losses[:, -1].mean():>15.5f}{time.perf_counter() - start:>9.1f}"
         )

@@ -270,12 +270,16 @@ def main():
     what.add_argument("--optimizer", metavar="NAME", help="a recipe, such as " + ", ".join(RECIPES))
     what.add_argument("--config", metavar="FILE", type=Path, help="a transform that gx.to_json wrote")
     parser.add_argument("--learning-rate", type=float, help="the peak; by default the recipe's in RECIPES")
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=OUT, help="where plot and optimizer.json are written")
+    parser.add_argument("--steps", type=int, default=1600, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=Path, default=OUT, help="for the plot and the file; default: examples/out"
+    )
     args = parser.parse_args()
     if args.config and args.learning_rate:
         parser.error("--learning-rate: a transform from --config has its own")
+    if args.config and not args.config.is_file():
+        parser.error(f"--config: there is no file {args.config}")
 
     init_key, train_key, sample_key = jax.random.split(jax.random.key(args.seed), 3)
     text, held_out = map(jnp.asarray, read_text())
@@ -292,7 +296,7 @@ def main():
     draw(losses, learning_rates(tx, args.steps), scores, args.out / "train_lm.png")
     sample = write(params, held_out[:T], sample_key, length=500)
     print(
-        f"\nheld-out text: {scores[args.steps]:.3f} bits per byte\n\na sample, after the bytes left of the bar:\n"
+        f"\nheld-out text: {scores[args.steps]:.3f} bits per byte\n\na sample; the text left of the bar | was given:\n"
     )
     print(f"{readable(held_out[:T])}|{readable(sample)}")
     print(f"\n{args.out / 'train_lm.png'}\n{args.out / 'optimizer.json'}")

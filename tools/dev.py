@@ -141,6 +141,7 @@ def demo(arguments):
     """show eight steps of Adam, then train a small language model"""
     python = environment(["examples"])
     run(python, os.path.join("examples", "adam_by_hand.py"))
+    print("\n\nNow a language model.\n", flush=True)
     run(python, os.path.join("examples", "train_lm.py"), *arguments)
 
 

@@ -24,13 +24,12 @@ class ChainBody(Body):
     def __init__(self, links: Sequence[GradientTransformation], names: Sequence[str], named: bool) -> None:
         self.links, self.names, self.named = links, names, named
         self.rate = sum(link.body.rate for link in links)
-        self.flips = sum(link.body.flips for link in links) % 2 == 1
-        last_rate = max((i for i, link in enumerate(links) if link.body.rate), default=-1)
         self.uncoupled = any(link.body.uncoupled for link in links)
-        self._check_rates(last_rate)
+        who = "gx.named_chain" if named else "gx.chain"
+        self._check_rates(who)
+        self._check_decays(who)
 
-    def _check_rates(self, last_rate: int) -> None:
-        who = "gx.named_chain" if self.named else "gx.chain"
+    def _check_rates(self, who: str) -> None:
         if self.rate > 1:
             which = " and ".join(
                 name for name, link in zip(self.names, self.links, strict=True) if link.body.rate
@@ -42,7 +41,23 @@ class ChainBody(Body):
                     "keep one: a recipe such as adamw(...) has its own, gx.scale_by_adam() has none",
                 )
             )
+
+    def _check_decays(self, who: str) -> None:
+        """Refuses a decay on the wrong side of the learning rate."""
+        last_rate = max((i for i, link in enumerate(self.links) if link.body.rate), default=-1)
+        downhill = ""
         for i, link in enumerate(self.links):
+            rules = [inner.rule for inner in link.plan.links if inner.rule is not None]
+            if downhill and any(rule.coupled for rule in rules):
+                raise ValueError(
+                    say(
+                        f"{who}: {self.names[i]} adds the weights to an update that {downhill} has turned downhill, "
+                        "so they would grow",
+                        "put it before the learning rate, or use coupled=False",
+                    )
+                )
+            if link.body.rate and any(rule.rate and rule.flips for rule in rules):
+                downhill = self.names[i]
             if link.body.uncoupled and i < last_rate:
                 raise ValueError(
                     say(

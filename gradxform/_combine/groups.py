@@ -79,7 +79,6 @@ class GroupsBody(Body):
         self.selectors = [GroupSelector(groups, i) for i in range(len(transforms))]
         bodies = [tx.body for tx in transforms if tx is not None]
         self.rate = max((body.rate for body in bodies), default=0)
-        self.flips = any(body.flips for body in bodies)
         self.uncoupled = any(body.uncoupled for body in bodies)
 
     def _live(self) -> list[tuple[int, str, GradientTransformation]]:

@@ -11,7 +11,7 @@ from .._core.factory import factory, mask as mask_factory
 from .._core.mask import MaskSelector
 from .._core.plan import Body, Lowering, Route
 from .._core.transform import GradientTransformation, as_transform, wrap
-from .._core.tree import is_absent, is_pattern, matches, view
+from .._core.tree import is_absent, is_pattern, listed, matches, pattern_text, view
 from .plain import set_to_zero
 
 
@@ -22,7 +22,6 @@ class MaskedBody(Body):
         self.inner, self.mask_extra = inner, mask_extra
         self.selector = MaskSelector(mask, who)
         self.label = inner.label
-        self.flips = inner.body.flips
         self.uncoupled = inner.body.uncoupled
 
     def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
@@ -150,9 +149,14 @@ class PerLayerBody(Body):
     def __init__(self, inner: GradientTransformation, stacked: Any) -> None:
         self.inner, self.stacked = inner, stacked
         self.label = inner.label
-        self.rate, self.flips, self.uncoupled = inner.body.rate, inner.body.flips, inner.body.uncoupled
+        self.rate, self.uncoupled = inner.body.rate, inner.body.uncoupled
 
     def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
+        rows = view(params)
+        taken = [matches(self.stacked, path, p) for path, p in zip(rows.paths, rows.places, strict=True)]
+        if taken and not any(taken) and not any(map(is_absent, rows.places)):
+            fact = f"gx.per_layer(stacked={pattern_text(self.stacked)!r}): the pattern takes no leaf"
+            raise ValueError(say(fact, f"there are {listed(rows.paths, 6)}"))
         return self.inner.body.init(params, (*stacked, self.stacked))
 
     def lower(self, lowering: Lowering, route: Route) -> Route:

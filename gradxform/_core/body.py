@@ -20,7 +20,7 @@ class RuleBody(Body):
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.rate, self.flips, self.uncoupled = rule.rate, rule.flips, rule.uncoupled
+        self.rate, self.uncoupled = rule.rate, rule.uncoupled
 
     def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
         return self.rule.init_state(params, stacked)

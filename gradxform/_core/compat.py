@@ -44,6 +44,12 @@ def manual_axes() -> frozenset[str]:
     return frozenset(getattr(mesh, "manual_axes", ()))
 
 
+def mesh_axes() -> tuple[str, ...]:
+    """The names of all axes of the mesh that the code being traced runs on."""
+    mesh: Any = jax.sharding.get_abstract_mesh()
+    return tuple(mesh.axis_names)
+
+
 def tracks_varying(axis: str) -> bool:
     """Whether the surrounding `shard_map` tracks which values vary (`check_vma=True`)."""
     probe = jax.lax.pcast(jnp.zeros(()), (axis,), to="varying")

@@ -5,6 +5,7 @@ is being traced has none, and a schedule is checked when it gives its first numb
 """
 
 import difflib
+import importlib.metadata
 import inspect
 import re
 import sys
@@ -245,11 +246,24 @@ def describe_array(x: Any) -> str:
     return f"{dtype}[{', '.join(map(str, shape))}]"
 
 
+#: Optax's combinators that have another name here, because they do something more or something else.
+_TWINS = {
+    "partition": "gx.param_groups, which takes patterns; optax.partition works around our transforms too",
+    "multi_transform": "gx.param_groups, which takes patterns; optax.partition works around our transforms too",
+    "inject_hyperparams": "a schedule in any argument; optax.inject_hyperparams(gx.adamw) works too",
+    "selective_transform": "gx.param_groups with None for what is frozen",
+}
+
+
 def missing_name(name: str) -> Any:
     """The face's `__getattr__`: what is not ours but Optax's is named as such, a typing error gets the near name."""
     import optax
 
     text = f"gradxform has no {name!r}"
+    if name == "__version__":
+        return importlib.metadata.version("gradxform")
+    if name in _TWINS:
+        raise AttributeError(f"{text}; its twin is {_TWINS[name]}")
     if name.startswith("__"):
         raise AttributeError(f"module 'gradxform' has no attribute {name!r}")
     for module in (optax, optax.contrib, optax.losses, optax.projections):

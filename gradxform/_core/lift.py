@@ -65,7 +65,8 @@ def elementwise(
         needs: what `update` must be given: "params", or the name of an extra argument.
         call: the factory's name in messages; by default the function around `step`.
         **flags: facts for the chain: `rate=1` if a learning rate is applied, `flips` if the sign is turned, `any_dtype`
-            if integers may pass, `uncoupled` for a decay that must stand behind the learning rate, `axis_names`.
+            if integers may pass, `coupled` for a decay that must stand before the learning rate, `uncoupled` for one
+            that must stand behind it, `axis_names`.
 
     Returns:
         A transform. Decorate the function around this call with `factory` to make it a value.

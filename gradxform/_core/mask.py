@@ -16,7 +16,7 @@ import optax
 from .compat import Tracer
 from .errors import accepts, describe_array, kind, leaf, say, short, signature_text
 from .spec import Spec, reduce_for_pickle
-from .tree import View, difference, gather, is_absent, is_pattern, matches, spread, view
+from .tree import View, difference, gather, is_absent, is_pattern, listed, matches, pattern_text, spread, view
 
 
 class Mask:
@@ -110,8 +110,19 @@ class MaskSelector:
         if isinstance(mask, Mask):
             return self._by_leaf(mask.takes, paths, places)
         if self._looks_at_leaves():
-            return self._by_leaf(lambda path, leaf: matches(mask, path, leaf, self.who), paths, places)
+            chosen = self._by_leaf(lambda path, leaf: matches(mask, path, leaf, self.who), paths, places)
+            if is_pattern(mask) and not any(chosen):
+                self._check_pattern(paths, places)
+            return chosen
         return self._by_tree(mask(tree) if _is_function(mask) else mask, tree)
+
+    def _check_pattern(self, paths: Sequence[str], places: Sequence[Any]) -> None:
+        """A pattern that takes no leaf is a typo, unless what it would take may be hidden by a mask further out."""
+        if not any(map(is_absent, places)):
+            fact = f"{self.who}: the pattern {pattern_text(self.mask)!r} takes no leaf; there are {listed(paths, 6)}"
+            raise ValueError(
+                say(fact, "if that is meant, pass a predicate (path, leaf) -> bool, which may take none")
+            )
 
     def _looks_at_leaves(self) -> bool:
         mask = self.mask

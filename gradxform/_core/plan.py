@@ -181,9 +181,8 @@ class Lowering:
 class Body:
     """What stands behind a transform. States are nested as bodies are; `split` and `join` flatten and nest them."""
 
-    #: How often a learning rate is applied on the way through, and whether the direction is turned downhill.
+    #: How often a learning rate is applied on the way through.
     rate: int = 0
-    flips: bool = False
     #: Whether it holds a decay that is independent of the learning rate and so has to stand behind it.
     uncoupled: bool = False
     #: The name of a link made of this body when its factory gives none.

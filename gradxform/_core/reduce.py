@@ -26,8 +26,9 @@ def axes_of(path: str, leaf: Any, axis_names: Any, who: str) -> tuple[str, ...]:
     """The mesh axes over which a partial of this leaf has to be reduced.
 
     Args:
-        axis_names: None (nothing bound), a sequence of names (each leaf's own varying axes among them), or a mapping
-            from patterns on the path to names, for `shard_map(..., check_vma=False)`, where JAX does not track them.
+        axis_names: None (nothing bound), a name or a sequence of names (each leaf's own varying axes among them), or a
+            mapping from patterns on the path to names, for `shard_map(..., check_vma=False)`, where JAX does not track
+            them.
     """
     varying = compat.varying_axes(leaf)
     if axis_names is None:
@@ -41,11 +42,15 @@ def axes_of(path: str, leaf: Any, axis_names: Any, who: str) -> tuple[str, ...]:
     if isinstance(axis_names, Mapping):
         for pattern, names in axis_names.items():
             if matches(pattern, path, leaf):
-                return tuple(names)
+                return _names(names)
         raise ValueError(
             f"{who}: no pattern of axis_names takes the leaf {path!r}; add '*': () for replicated leaves"
         )
-    names = tuple(axis_names)
+    names = _names(axis_names)
+    mesh = compat.mesh_axes() if compat.manual_axes() else ()
+    unknown = [name for name in names if mesh and name not in mesh]
+    if unknown:
+        raise ValueError(f"{who}: axis_names={names}: the mesh has no axis {unknown}; its axes are {mesh}")
     untracked = [name for name in names if name in compat.manual_axes() and not compat.tracks_varying(name)]
     if untracked:
         raise ValueError(
@@ -53,6 +58,10 @@ def axes_of(path: str, leaf: Any, axis_names: Any, who: str) -> tuple[str, ...]:
             f"{untracked}; pass a mapping, axis_names={{'*/kernel': {names}, '*': ()}}"
         )
     return tuple(name for name in names if name in varying)
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def reduce_leaves(partials: Sequence[Any], axes: Sequence[tuple[str, ...]], combine: str) -> Any:

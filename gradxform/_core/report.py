@@ -44,7 +44,9 @@ class Facts:
     parameter_bytes: int
     state_bytes: int
     frozen: tuple[str, ...]
-    uphill: tuple[str, ...]  # leaves whose direction no link turns; empty if there are links that cannot be read
+    uphill: tuple[
+        str, ...
+    ]  # leaves whose direction no link turns; empty if there are links that cannot be read
 
 
 def _bytes(x: Any) -> int:
@@ -108,7 +110,6 @@ def facts(tx: GradientTransformation, params: Any) -> Facts:
     sizes = [0 if is_absent(p) else int(np.prod(np.shape(p), dtype=np.int64)) for p in rows.places]
     cache: dict[Any, Any] = {}
     found: list[LinkRow] = []
-    moved: set[str] = set()
     turns: Counter[str] = Counter()
     zeroed: set[str] = set()
     for link, part in zip(tx.plan.links, parts, strict=True):
@@ -116,8 +117,9 @@ def facts(tx: GradientTransformation, params: Any) -> Facts:
         leaves = [(path, size) for path, size, take in zip(rows.paths, sizes, chosen, strict=True) if take]
         found.append(_row(link, part, leaves))
         is_zero = link.rule is not None and link.rule.call == "set_to_zero"
-        (zeroed if is_zero else moved).update(path for path, _ in leaves)
-        if link.rule is not None and link.rule.flips:
+        if is_zero:
+            zeroed.update(path for path, _ in leaves)
+        elif link.rule is not None and link.rule.flips:
             turns.update(path for path, _ in leaves)
     arrays = [(path, p) for path, p in zip(rows.paths, rows.places, strict=True) if not is_absent(p)]
     known = all(link.rule is not None for link in tx.plan.links)

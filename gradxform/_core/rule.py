@@ -138,6 +138,7 @@ class Rule:
     rate: int = 0
     flips: bool = False
     uncoupled: bool = False
+    coupled: bool = False
     arguments: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -167,7 +168,7 @@ class Rule:
         """
         asked = self.dtypes.get(name)
         if asked is not None:
-            return asked
+            return canonical(asked)
         if self.roles[name] is roles.SECOND_MOMENT and jnp.dtype(dtype) in (jnp.float16, jnp.bfloat16):
             return jnp.dtype(jnp.float32)
         return dtype

@@ -21,6 +21,8 @@ from .text import Frozen, importable_name, render
 
 ENTRY_POINTS = "gradxform.factories"
 _JSON_VERSION = 1
+#: Factories of what was made without one: a body on its way, somebody else's closures.
+INTERNAL = ("unnamed", "foreign")
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,6 +300,10 @@ def _from_data(data: Mapping[str, Any], functions: Mapping[str, Any]) -> Any:
             "from_json: wanted a factory's name and arguments by name; pass what gx.to_json(tx) returned"
         )
     factory = find_factory(called)
+    if called in INTERNAL:
+        raise ValueError(
+            f"from_json: {called!r} stands for what has no text of its own, and cannot be read back"
+        )
     arguments: dict[str, Any] = {}
     for name, value in written.items():
         if name not in factory.signature.parameters:

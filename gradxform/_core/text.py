@@ -41,7 +41,13 @@ def _function_text(fn: Any) -> str:
     if name is None:
         code = getattr(fn, "__code__", None)
         place = f" of {code.co_filename}:{code.co_firstlineno}" if code else ""
-        return f"<{getattr(fn, '__qualname__', repr(fn))}{place}: not importable>"
+        called = str(getattr(fn, "__name__", repr(fn)))
+        # Angle brackets keep the text from being pasted; a lambda's name brings its own.
+        return (
+            f"{called}{place}: not importable"
+            if called.startswith("<")
+            else f"<{called}{place}: not importable>"
+        )
     module, qualname = name.split(":")
     return qualname if module == "builtins" else f"{module}.{qualname}"
 

@@ -172,6 +172,11 @@ class GradientTransformation(optax.GradientTransformationExtraArgs):
     def __repr__(self) -> str:
         return repr(self.spec)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(
+            f"{self!r} is a value: {name} cannot be set; call its factory with another argument"
+        )
+
     def __copy__(self) -> "GradientTransformation":
         return self
 

@@ -251,6 +251,21 @@ def _encode_item(name: Any, item: Frozen) -> Any:
         raise problem.inside(f"[{name}]") from None
 
 
+def _decode_plain(tag: str, payload: Any) -> Any:
+    """The value of a tag that has no values inside."""
+    if tag == "float":
+        return float(payload)
+    if tag == "dtype":
+        return np.dtype(payload)
+    if tag == "pattern":
+        return re.compile(payload[0], payload[1])
+    if tag == "bytes":
+        return base64.b64decode(payload)
+    dtype, shape, text = payload
+    array = np.frombuffer(base64.b64decode(text), dtype=np.dtype(dtype)).reshape(shape)
+    return array[()] if not shape else array
+
+
 def decode(data: Any, build: Callable[[Mapping[str, Any]], Any], functions: Mapping[str, Any]) -> Any:
     """The value that `encode` wrote. `build` makes a factory's object; `functions` are the only ones allowed."""
     if isinstance(data, list):
@@ -265,18 +280,11 @@ def decode(data: Any, build: Callable[[Mapping[str, Any]], Any], functions: Mapp
         return tuple(decode(item, build, functions) for item in payload)
     if tag == "dict":
         return {decode(key, build, functions): decode(value, build, functions) for key, value in payload}
-    if tag == "float":
-        return float(payload)
-    if tag == "dtype":
-        return np.dtype(payload)
-    if tag == "pattern":
-        return re.compile(payload[0], payload[1])
-    if tag == "array":
-        dtype, shape, text = payload
-        array = np.frombuffer(base64.b64decode(text), dtype=np.dtype(dtype)).reshape(shape)
-        return array[()] if not shape else array
-    if tag == "bytes":
-        return base64.b64decode(payload)
+    if tag in ("float", "dtype", "pattern", "array", "bytes"):
+        try:
+            return _decode_plain(tag, payload)
+        except Exception as problem:
+            raise ValueError(f"from_json: {data!r:.80} is not what gx.to_json writes ({problem})") from None
     if tag == "part" and payload[0] in ("init", "update"):
         return getattr(decode(payload[1], build, functions), payload[0])
     if tag == "function":

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._core.errors import check_schedule, concrete, kind, say, short
+from .._core.errors import check_flag, check_schedule, concrete, kind, say, short
 from .._core.factory import schedule
 from .count import (
     as_count,
@@ -193,6 +193,7 @@ def exponential_decay(
         check_value("exponential_decay", name, value)
     check_value("exponential_decay", "transition_steps", transition_steps)
     check_value("exponential_decay", "transition_begin", transition_begin)
+    check_flag("exponential_decay", "staircase", staircase)
     if transition_steps <= 0 or concrete(decay_rate) == 0:
         return constant_schedule(init_value)
     begin = max(0, transition_begin)

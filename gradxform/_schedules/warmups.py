@@ -350,8 +350,7 @@ def cosine_onecycle_schedule(
     for name, value in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
         check_number(call, name, value, low=0, open_low=True, schedule=False)
     total = whole(call, "transition_steps", transition_steps, low=1)
-    if not 0 <= pct_start <= 1:
-        raise ValueError(f"gx.{call}(pct_start={pct_start}): wanted a number in [0, 1]")
+    check_number(call, "pct_start", pct_start, low=0, high=1, schedule=False)
     climb = int(pct_start * total)
 
     def value(count: Any) -> Any:

@@ -47,7 +47,7 @@ def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None, *, coupled: b
     """
     check_number("add_decayed_weights", "weight_decay", weight_decay, low=-np.inf if coupled else 0)
     check_flag("add_decayed_weights", "coupled", coupled)
-    negative = (concrete(weight_decay) or 0) < 0
+    known = concrete(weight_decay) or 0
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s, leaf
@@ -60,7 +60,8 @@ def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None, *, coupled: b
         state=WeightDecaySchedule if is_schedule(weight_decay) else optax.EmptyState,
         scalars={"weight_decay": weight_decay},
         needs=("params",),
-        uncoupled=negative or not coupled,
+        uncoupled=known < 0 or not coupled,
+        coupled=known > 0 and coupled,
         call="add_decayed_weights",
     )
     if mask is None:

@@ -139,9 +139,10 @@ def _summary(known: Facts) -> list[str]:
         f"{_size(known.parameter_bytes)}; "
         + (f"state {_size(known.state_bytes)}{per}: {roles}" if known.state_bytes else "no state")
     )
-    if known.downhill is False:
+    if known.uphill:
+        which = "this" if len(known.uphill) == len(known.leaves) else _listed(known.uphill)
         lines.append(
-            "WARNING: this ends uphill: no link turns the sign, so adding the updates climbs; "
+            f"WARNING: {which} ends uphill: no link turns the sign, so adding the updates climbs; "
             "end with gx.scale_by_learning_rate(...) or a schedule"
         )
     return lines

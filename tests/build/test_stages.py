@@ -362,3 +362,22 @@ def test_an_executor_can_freeze_a_state_by_a_scalar_that_a_link_has_reduced():
         np.testing.assert_array_equal(x, y)
     _, resumed = update(good, after)
     assert int(resumed[1].count) == 2
+
+
+class Averaged(NamedTuple):
+    average: build.Iterate
+
+
+@build.factory
+def averaged():
+    def step(g, s, p, k, leaf):
+        return g, {"average": 0.5 * s.average + 0.5 * g}
+
+    return build.elementwise(step, state=Averaged, init={"average": lambda p, leaf: p})
+
+
+def test_a_slot_that_starts_as_the_parameter_shares_no_memory_with_it():
+    params = tree(0)
+    state = averaged().init(params)
+    for p, z in zip(jax.tree.leaves(params), jax.tree.leaves(state.average), strict=True):
+        assert p.unsafe_buffer_pointer() != z.unsafe_buffer_pointer()

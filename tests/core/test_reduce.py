@@ -69,6 +69,17 @@ def test_a_mapping_that_misses_a_leaf_is_an_error():
         inside(gx.clip_by_global_norm(1.0, axis_names={"sharded": ("model",)}))(WHOLE)
 
 
+@pytest.mark.parametrize("names", ["model", {"sharded": "model", "*": ()}])
+def test_one_axis_is_named_without_a_tuple(names):
+    tx = gx.clip_by_global_norm(1.0, axis_names=names)
+    assert_clipped(inside(tx, check_vma=isinstance(names, str))(WHOLE))
+
+
+def test_an_axis_that_the_mesh_does_not_have_is_an_error():
+    with pytest.raises(ValueError, match=r"no axis \['data'\]; its axes are \('model',\)"):
+        inside(gx.clip_by_global_norm(1.0, axis_names=("data",)))(WHOLE)
+
+
 def test_block_rms_of_a_sharded_leaf_is_that_of_the_whole():
     tx = gx.clip_by_block_rms(1.0, axis_names=("model",))
     got = inside(tx)(WHOLE)

@@ -9,6 +9,28 @@ FIRST = "state = tx.init(params)"
 
 TREES = [
     wrong(
+        "gx.per_layer(gx.clip_by_block_rms(1.0), 'layerz/*').init(params)",
+        ValueError,
+        "gx.per_layer(stacked='layerz/*')",
+        "takes no leaf",
+        "there are 'b', 'w'",
+    ),
+    wrong(
+        "gx.adamw(1e-3, mask='*/kernal').init(params)",
+        ValueError,
+        "gx.add_decayed_weights(mask)",
+        "'*/kernal' takes no leaf",
+        "there are 'b', 'w'",
+        "predicate",
+    ),
+    wrong(
+        "gx.freeze('embed/*').init(params)",
+        ValueError,
+        "gx.freeze(mask)",
+        "'embed/*' takes no leaf",
+        "predicate",
+    ),
+    wrong(
         "tx.update({'w': grads['w']}, state, params)",
         ValueError,
         "gx.adamw",

@@ -12,6 +12,28 @@ ARGUMENTS = [
         "gx.adam(1e-3, b1=1.7)", ValueError, "gx.scale_by_adam(b1=1.7)", "[0, 1)", "got 1.7", "(in gx.adam)"
     ),
     wrong("gx.adam(1e-3, b2=1.0)", ValueError, "gx.scale_by_adam(b2=1.0)", "[0, 1)", "got 1"),
+    wrong(
+        "setattr(gx.adam(1e-3), 'b1', 0.8)",
+        AttributeError,
+        "gx.adam(0.001) is a value",
+        "b1",
+        "another argument",
+    ),
+    wrong(
+        'gx.from_json(\'{"gradxform": 1, "factory": "unnamed", "arguments": {"body": 3}}\')',
+        ValueError,
+        "from_json",
+        "'unnamed'",
+        "cannot be read back",
+    ),
+    wrong(
+        'gx.from_json(\'{"gradxform": 1, "factory": "scale", "arguments": {"step_size": {"float": "x"}}}\')',
+        ValueError,
+        "from_json",
+        "is not what gx.to_json writes",
+    ),
+    wrong("gx.partition", AttributeError, "gradxform has no 'partition'", "gx.param_groups"),
+    wrong("gx.inject_hyperparams", AttributeError, "no 'inject_hyperparams'", "a schedule in any argument"),
     wrong("gx.adam(1e-3, b1=-0.1)", ValueError, "b1=-0.1", "[0, 1)", "got -0.1"),
     wrong(
         "gx.adam(1e-3, b1='0.9')", TypeError, "b1='0.9'", "wanted a number", "got a string", "quotation marks"
@@ -474,6 +496,15 @@ SCHEDULES = [
         "transition_steps=0.001",
         "a whole number of steps",
     ),
+    wrong(
+        "gx.chain(gx.sgd(0.1), gx.add_decayed_weights(0.1))",
+        ValueError,
+        "decay",
+        "sgd",
+        "before the learning rate",
+    ),
+    wrong("gx.cosine_onecycle_schedule(100, 1.0, pct_start='0.3')", TypeError, "pct_start='0.3'", "a string"),
+    wrong("gx.exponential_decay(1.0, 10, 0.5, staircase='no')", TypeError, "staircase='no'", "True or False"),
     wrong("gx.cosine_onecycle_schedule(100, 1.0, div_factor=0)", ValueError, "div_factor=0", "above 0"),
     wrong("gx.inverse_sqrt(1.0, 10, timescale=0)", ValueError, "gx.inverse_sqrt(timescale=0)", "above 0"),
     wrong(

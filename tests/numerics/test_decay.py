@@ -205,6 +205,24 @@ def test_counts_saturate(tx: Any) -> None:
     assert all(int(x) == INT32_MAX for x in counts)
 
 
+@pytest.mark.parametrize("name", ["b1", "b2"])
+@pytest.mark.parametrize("b", [0.0, 0.9])
+def test_gradients_with_respect_to_a_decay_are_finite(name: str, b: float) -> None:
+    grads = [jnp.asarray([1.0, -0.5]), jnp.asarray([2.0, -3.0])]
+
+    def total(tx: Any) -> Any:
+        state, moved = tx.init(grads[0]), jnp.zeros(())
+        for g in grads:
+            updates, state = tx.update(g, state)
+            moved = moved + updates.sum()
+        return moved
+
+    got = jax.grad(lambda x: total(gx.scale_by_adam(**{name: x})))(b)
+    with jax.numpy_dtype_promotion("standard"):
+        wanted = jax.grad(lambda x: total(optax.scale_by_adam(**{name: x})))(b)
+    np.testing.assert_allclose(got, wanted, rtol=1e-3)
+
+
 def test_two_float_is_a_tree_of_two_leaves() -> None:
     pair = two_float(0.999)
     assert isinstance(pair, TwoFloat)

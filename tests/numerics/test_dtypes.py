@@ -247,6 +247,11 @@ def test_a_restored_state_keeps_its_dtypes() -> None:
 # ---------------------------------------------------------------------------------------- wide, complex, weak, whole
 
 
+def test_a_state_in_float64_is_float32_without_double_precision() -> None:
+    state = gx.scale_by_adam(mu_dtype=np.float64, nu_dtype="float64").init(jnp.ones(2))
+    assert state.mu.dtype == state.nu.dtype == jnp.float32
+
+
 @by_name
 @pytest.mark.usefixtures("x64")
 def test_float64_parameters_get_float64_everything(name: str) -> None:
