@@ -253,7 +253,7 @@ def make_demo(arguments):
     run(*(["make", "demo"] if shutil.which("make") else [sys.executable, __file__, "demo"]))
 
 
-CI = [lint, types, make_test, laws_lowest, laws_elsewhere, build, check_wheel, make_demo]
+CI = [lint, types, docs, make_test, laws_lowest, laws_elsewhere, build, check_wheel, make_demo]
 
 
 def ci(arguments):
