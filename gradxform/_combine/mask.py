@@ -64,7 +64,8 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False):
     State: `optax.MaskedState(inner_state)`.
 
     Raises:
-        TypeError, ValueError: for a mask with leaves that are not booleans, or that does not fit the parameters.
+        TypeError, ValueError: for a mask with leaves that are not booleans, or that does not fit the parameters; for a
+            pattern that takes no leaf (a predicate may take none).
 
     Example:
         >>> import jax.numpy as jnp
