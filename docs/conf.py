@@ -1,6 +1,13 @@
 """Sphinx: Markdown pages, docstrings by autodoc, warnings are errors (`python tools/dev.py docs`)."""
 
 import importlib.metadata
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import pages
+
+pages.write()
 
 project = "gradxform"
 author = "The gradxform authors"
@@ -8,7 +15,7 @@ copyright = author
 release = version = importlib.metadata.version("gradxform")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "api/methods/_*"]
 
 # Links are relative paths, so that they work on a code host too; headings can be linked to.
 myst_heading_anchors = 3

@@ -15,7 +15,7 @@ from .._core.plan import Body, Lowering, Route
 from .._core.schedule import Schedule
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import listed
-from .plain import scale_by_learning_rate
+from .plain import scale, scale_by_learning_rate
 
 
 class ChainBody(Body):
@@ -118,7 +118,7 @@ def _names(links: Sequence[GradientTransformation]) -> list[str]:
     return [lowering.enter(Route(), link.label or link.spec.factory.name).names[-1] for link in links]
 
 
-@factory(label="")
+@factory(label="", sample={"args": (scale(0.5), scale(2.0))})
 def chain(*args: Any):
     """Applies transforms one after the other: each gets what the one before it made of the gradient.
 
@@ -153,7 +153,7 @@ def chain(*args: Any):
     return wrap(ChainBody(links, _names(links), named=False))
 
 
-@factory(label="")
+@factory(label="", sample={"args": (("half", scale(0.5)), ("twice", scale(2.0)))})
 def named_chain(*args: Any):
     """A chain whose links, and whose state, have names of your choosing.
 

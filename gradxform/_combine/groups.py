@@ -13,7 +13,7 @@ from .._core.mask import hide
 from .._core.plan import Body, Lowering, Route
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_absent, is_pattern, listed, matches, pattern_text, view
-from .plain import set_to_zero
+from .plain import scale, set_to_zero
 
 
 class GroupSelector:
@@ -153,7 +153,7 @@ def _check_key(key: Any) -> None:
         raise TypeError(f"gx.param_groups: the key {text} cannot be called as a predicate (path, leaf)")
 
 
-@factory(label="")
+@factory(label="", sample={"groups": {"*": scale(0.5)}})
 def param_groups(groups: Any, *, unused: str = "error"):
     """Gives each parameter its own transform, by its path in the tree.
 

@@ -12,7 +12,7 @@ from .._core.mask import MaskSelector
 from .._core.plan import Body, Lowering, Route
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_absent, is_pattern, listed, matches, pattern_text, view
-from .plain import set_to_zero
+from .plain import scale, set_to_zero
 
 
 class MaskedBody(Body):
@@ -47,7 +47,7 @@ class MaskedBody(Body):
         return optax.MaskedState(self.inner.body.join(state.inner_state, parts))
 
 
-@factory(label="")
+@factory(label="", sample={"inner": scale(0.5), "mask": True})
 def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False):
     """Applies a transform to some leaves only; the others are passed through and have no state.
 
@@ -88,7 +88,7 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False):
     return wrap(MaskedBody(tx, mask, "gx.masked(mask)", mask_compatible_extra_args))
 
 
-@factory(label="freeze")
+@factory(label="freeze", sample={"mask": True})
 def freeze(mask: Any):
     """Sets the updates of the masked leaves to zero; the others pass.
 
@@ -171,7 +171,7 @@ class PerLayerBody(Body):
         return self.inner.body.join(state, parts)
 
 
-@factory(label="")
+@factory(label="", sample={"inner": scale(0.5), "stacked": "*"})
 def per_layer(inner: Any, stacked: Any):
     """Declares that the first axis of some leaves counts layers, so that a method per array works per layer.
 

@@ -62,7 +62,7 @@ def _times(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
     return k.factor * g
 
 
-@factory
+@factory(sample={"step_size": 0.5})
 def scale(step_size: Any):
     """Multiplies updates by a number.
 
@@ -87,7 +87,11 @@ def scale(step_size: Any):
     return elementwise(_times, scalars={"factor": step_size}, call="scale", flips=flips, arguments=asked)
 
 
-@factory
+def _falling(count: Any) -> Any:
+    return 0.5 ** jnp.asarray(count, float)
+
+
+@factory(sample={"step_size_fn": _falling})
 def scale_by_schedule(step_size_fn: Any):
     """Multiplies updates by a function of the step count.
 
@@ -123,7 +127,7 @@ def scale_by_schedule(step_size_fn: Any):
     )
 
 
-@factory(label="rate")
+@factory(label="rate", sample={"learning_rate": 1e-3})
 def scale_by_learning_rate(learning_rate: Any = None, *, flip_sign: bool = True):
     """Multiplies updates by the learning rate and turns them downhill: the last link of most chains.
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import inspect
 import re
 import sys
+import textwrap
 from types import ModuleType
 from typing import Any
 
@@ -161,7 +162,13 @@ def signature_text(fn: Any) -> str:
     """The signature of a function, or a signature, without its annotations."""
     signature = fn if isinstance(fn, inspect.Signature) else inspect.signature(fn)
     plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
-    return str(inspect.Signature(plain))
+    text = str(inspect.Signature(plain))
+    if len(text) <= 180:
+        return text
+    names = str(
+        inspect.Signature([p.replace(default=p.empty) for p in plain])
+    )  # a long one without its defaults
+    return "\n    ".join(textwrap.wrap(names, 120))
 
 
 def accepts(fn: Any, number: int) -> bool | None:

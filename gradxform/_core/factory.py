@@ -5,24 +5,34 @@ library and anybody else's: a factory in another package or a notebook gets `rep
 package declares the entry point `gradxform.factories`, JSON.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, overload
 
 from .errors import name_outermost
 from .mask import Mask
 from .schedule import Schedule
-from .spec import Spec, bind, register
+from .spec import Spec, bind, expand, register
 from .transform import GradientTransformation, as_transform, build
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _decorate(function: Callable[..., Any], label: str | None, make: Callable[[Any, Spec], Any]) -> Any:
+#: By the name of a framework or a paper, the values of arguments that the caller leaves out.
+Presets = Mapping[str, Mapping[str, Any]]
+
+
+def _decorate(
+    function: Callable[..., Any],
+    label: str | None,
+    make: Callable[[Any, Spec], Any],
+    presets: Presets | None = None,
+    sample: Mapping[str, Any] | None = None,
+) -> Any:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        arguments = bind(entry, args, kwargs)
+        arguments = bind(entry, args, expand(entry, args, kwargs))
         spec = Spec(entry, arguments)
         positional, keywords = spec.call()
         try:
@@ -32,7 +42,7 @@ def _decorate(function: Callable[..., Any], label: str | None, make: Callable[[A
             raise
         return make(made, spec)
 
-    entry = register(function, call, label)
+    entry = register(function, call, label, presets, sample)
     call.entry = entry  # type: ignore[attr-defined]
     return call
 
@@ -41,14 +51,30 @@ def _decorate(function: Callable[..., Any], label: str | None, make: Callable[[A
 def factory(function: Callable[P, Any], /) -> Callable[P, GradientTransformation]: ...
 @overload
 def factory(
-    function: None = None, /, *, label: str | None = None
+    function: None = None,
+    /,
+    *,
+    label: str | None = None,
+    presets: Presets | None = None,
+    sample: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[P, Any]], Callable[P, GradientTransformation]]: ...
-def factory(function: Any = None, /, *, label: str | None = None) -> Any:
+def factory(
+    function: Any = None,
+    /,
+    *,
+    label: str | None = None,
+    presets: Presets | None = None,
+    sample: Mapping[str, Any] | None = None,
+) -> Any:
     """Makes a function that returns a transform into a factory: its results are values.
 
     Args:
         function: returns what a lift, a chain or any Optax factory returns.
         label: the name of its results as links of a chain; by default the function's, without `scale_by_`.
+        presets: what `like="torch"` stands for: by name, the values of arguments that the caller leaves out. The
+            function has an argument `like` whose default is the name of the defaults in its signature; it never sees
+            another value, and neither does the spec: a preset is shorthand for arguments.
+        sample: values for arguments without a default, with which tables and tests make an example of it.
 
     Example:
         >>> import gradxform as gx
@@ -64,13 +90,19 @@ def factory(function: Any = None, /, *, label: str | None = None) -> Any:
         return build(as_transform(made, spec.factory.text).body, spec)
 
     def decorate(fn: Callable[..., Any]) -> Any:
-        return _decorate(fn, label, make)
+        return _decorate(fn, label, make, presets, sample)
 
     return decorate if function is None else decorate(function)
 
 
-def schedule(function: Callable[P, Any]) -> Callable[P, Schedule]:
-    """Makes a function that returns a function of the step count into a factory of schedules.
+@overload
+def schedule(function: Callable[P, Any], /) -> Callable[P, Schedule]: ...
+@overload
+def schedule(
+    function: None = None, /, *, sample: Mapping[str, Any] | None = None
+) -> Callable[[Callable[P, Any]], Callable[P, Schedule]]: ...
+def schedule(function: Any = None, /, *, sample: Mapping[str, Any] | None = None) -> Any:
+    """Makes a function that returns a function of the step count into a factory of schedules; `sample` as in `factory`.
 
     Example:
         >>> from gradxform import build
@@ -88,7 +120,10 @@ def schedule(function: Callable[P, Any]) -> Callable[P, Schedule]:
             return Schedule(made[0], spec, made[1])
         return Schedule(made, spec)
 
-    return _decorate(function, None, make)
+    def decorate(fn: Callable[..., Any]) -> Any:
+        return _decorate(fn, None, make, None, sample)
+
+    return decorate if function is None else decorate(function)
 
 
 def mask(function: Callable[P, Any]) -> Callable[P, Mask]:

@@ -4,25 +4,23 @@ A run that was started with Optax continues here on the same state object, so th
 them are not exported; this is the one place that looks for them.
 """
 
+import collections
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 from .roles import Count, declare_roles
 
 
-def _state_class(module: str, name: str) -> Any:
+def state_class(module: str, name: str, *fields: str) -> Any:
     """A state class out of one of Optax's private modules, or a twin of ours if it has moved."""
-    import importlib
-
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
-        from typing import NamedTuple
-
-        return NamedTuple(name, [("count", Any)])
+        return collections.namedtuple(name, fields)  # pyright: ignore[reportUntypedNamedTuple]
 
 
-WeightDecaySchedule = _state_class("optax.transforms._adding", "WeightDecaySchedule")
+WeightDecaySchedule = state_class("optax.transforms._adding", "WeightDecaySchedule", "count")
 declare_roles(WeightDecaySchedule, count=Count)
 
 _REACHES = ("element", "leaf", "tree")

@@ -66,7 +66,8 @@ def elementwise(
         call: the factory's name in messages; by default the function around `step`.
         **flags: facts for the chain: `rate=1` if a learning rate is applied, `flips` if the sign is turned, `any_dtype`
             if integers may pass, `coupled` for a decay that must stand before the learning rate, `uncoupled` for one
-            that must stand behind it, `axis_names`.
+            that must stand behind it, `counted` if `once` needs the count of a state that has none, `wide=("ema",)` for
+            slots that are float32 for a 16-bit parameter, `axis_names`.
 
     Returns:
         A transform. Decorate the function around this call with `factory` to make it a value.

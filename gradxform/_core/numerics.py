@@ -10,6 +10,8 @@ Python float is, or from the two words of a `TwoFloat` when the number is not kn
 loses nothing either, because each function is evaluated where it is well conditioned.
 """
 
+import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -113,6 +115,41 @@ def abs_sq(x: Any) -> Any:
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
     return x * x
+
+
+def quotient(x: Any, y: Any) -> Any:
+    """`x / y`, and 0 where `y` is 0: for a rule without an epsilon, where a weight has never seen a gradient.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from gradxform import build
+        >>> build.quotient(jnp.array([0.0, 3.0]), jnp.array([0.0, 2.0])).tolist()
+        [0.0, 1.5]
+    """
+    one = np.asarray(1, y.dtype)
+    return jnp.where(y == 0, np.asarray(0, x.dtype), x / jnp.where(y == 0, one, y))
+
+
+def ratio(*eps: Any) -> Callable[[Any, Any], Any]:
+    """The division of a rule with these epsilons: plain, or `quotient` if all are known to be 0."""
+    return quotient if all(isinstance(e, int | float) and e == 0 for e in eps) else operator.truediv
+
+
+def filled(value: Any) -> Any:
+    """The maker of a slot that starts with every element at `value`, for `init=` of a lift.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from gradxform import build
+        >>> build.filled(0.5)(jnp.zeros(2), None).tolist()
+        [0.5, 0.5]
+    """
+
+    def make(p: Any, leaf: Any) -> Any:
+        del leaf
+        return jnp.full_like(p, value, dtype=compute_dtype(p.dtype))
+
+    return make
 
 
 def next_count(count: Any) -> Any:

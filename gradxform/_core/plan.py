@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import jax
+
 from .numerics import cast
 from .roles import Role
 from .rule import Rule
@@ -48,7 +50,11 @@ class Executor:
         The count and other scalar fields come through here too, with an empty path.
         """
         del slot, shared
-        return new if new.dtype == stored.dtype else cast(new, stored.dtype)
+        if new.dtype == stored.dtype:  # a slot that is its gradient may have a weak type
+            return (
+                jax.lax.convert_element_type(new, stored.dtype) if getattr(new, "weak_type", False) else new
+            )
+        return cast(new, stored.dtype)
 
 
 PLAIN = Executor()

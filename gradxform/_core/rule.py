@@ -139,6 +139,8 @@ class Rule:
     flips: bool = False
     uncoupled: bool = False
     coupled: bool = False
+    counted: bool = False
+    wide: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -158,18 +160,19 @@ class Rule:
     def scheduled(self) -> bool:
         """Whether the state is wrapped in `Scheduled`."""
         values = (*self.scalars.values(), *self.decays.values())
-        return self.count_field is None and any(map(is_schedule, values))
+        return self.count_field is None and (self.counted or any(map(is_schedule, values)))
 
     def slot_dtype(self, name: str, dtype: Any) -> Any:
         """The dtype in which a slot is stored for a parameter of `dtype`.
 
-        A second moment of a 16-bit parameter is float32 unless asked otherwise: in bfloat16, 0.999 v rounds back to v
-        and never decays; in float16 the square of 300 is infinite.
+        A second moment of a 16-bit parameter, or a factor of one, is float32 unless asked otherwise: in bfloat16,
+        0.999 v rounds back to v and never decays; in float16 the square of 300 is infinite. `wide` names others.
         """
         asked = self.dtypes.get(name)
         if asked is not None:
             return canonical(asked)
-        if self.roles[name] is roles.SECOND_MOMENT and jnp.dtype(dtype) in (jnp.float16, jnp.bfloat16):
+        squares = self.roles[name] in (roles.SECOND_MOMENT, roles.FACTOR)
+        if (squares or name in self.wide) and jnp.dtype(dtype) in (jnp.float16, jnp.bfloat16):
             return jnp.dtype(jnp.float32)
         return dtype
 

@@ -10,7 +10,7 @@ import importlib.metadata
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,14 @@ class Factory:
     label: str
     call: Callable[..., Any]
     signature: inspect.Signature
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    sample: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def example(self) -> Any:
+        """What it makes of its defaults, and of its sample for what has none."""
+        rest = [name for name, p in self.signature.parameters.items() if p.kind is p.VAR_POSITIONAL]
+        args = [value for name in rest for value in self.sample.get(name, ())]
+        return self.call(*args, **{name: value for name, value in self.sample.items() if name not in rest})
 
     def __repr__(self) -> str:
         return f"<factory {self.name}>"
@@ -46,7 +54,13 @@ class Factory:
 _REGISTRY: dict[str, Factory] = {}
 
 
-def register(function: Callable[..., Any], call: Callable[..., Any], label: str | None) -> Factory:
+def register(
+    function: Callable[..., Any],
+    call: Callable[..., Any],
+    label: str | None,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    sample: Mapping[str, Any] | None = None,
+) -> Factory:
     """Makes the registry's entry for `function`, whose public face is `call`."""
     module, qualname = function.__module__, function.__qualname__
     short = function.__name__
@@ -58,9 +72,19 @@ def register(function: Callable[..., Any], call: Callable[..., Any], label: str 
         name = f"{module}:{qualname}"
         text = qualname if module == "__main__" else f"{module}.{qualname}"
     known = short.removeprefix("scale_by_") if label is None else label
-    factory = Factory(name, text, known, call, inspect.signature(function))
+    signature = inspect.signature(function)
+    for preset, values_of in (presets or {}).items():
+        for argument in ("like", *values_of):
+            if argument not in signature.parameters:
+                raise TypeError(f"{text}: the preset {preset!r} needs an argument {argument!r}")
+    rate = {"learning_rate": 1e-3} if _required(signature) == ["learning_rate"] else {}
+    factory = Factory(name, text, known, call, signature, dict(presets or {}), dict(sample or rate))
     _REGISTRY[name] = factory
     return factory
+
+
+def _required(signature: inspect.Signature) -> list[str]:
+    return [name for name, p in signature.parameters.items() if p.default is p.empty]
 
 
 def registered() -> Mapping[str, Factory]:
@@ -91,6 +115,21 @@ def find_factory(name: str) -> Factory:
     return _REGISTRY[name]
 
 
+def expand(factory: Factory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a call, with `like="torch"` replaced by the arguments for which it stands."""
+    if not factory.presets or "like" not in kwargs:
+        return kwargs
+    rest = {name: value for name, value in kwargs.items() if name != "like"}
+    like, own = kwargs["like"], factory.signature.parameters["like"].default
+    if like == own:
+        return rest
+    if not isinstance(like, str) or like not in factory.presets:
+        known = ", ".join(map(repr, (own, *factory.presets)))
+        raise ValueError(f"{factory.text}(like={like!r}): wanted one of {known}")
+    given = {name for name, _ in zip(factory.signature.parameters, args, strict=False)} | rest.keys()
+    return {**{name: v for name, v in factory.presets[like].items() if name not in given}, **rest}
+
+
 def bind(factory: Factory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name, defaults included; a wrong name or number is answered in one sentence."""
     signature = factory.signature
@@ -109,9 +148,13 @@ def bind(factory: Factory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
     return {name: _as_dtype(factory, name, values.own(value)) for name, value in bound.arguments.items()}
 
 
+def _names_dtype(name: str) -> bool:
+    return name.endswith("dtype") or name.startswith("dtype")
+
+
 def _as_dtype(factory: Factory, name: str, value: Any) -> Any:
-    """Arguments called `...dtype` take every spelling of a dtype and keep one."""
-    if not name.endswith("dtype") or value is None:
+    """Arguments called `...dtype` or `dtype_...` take every spelling of a dtype and keep one."""
+    if not _names_dtype(name) or value is None:
         return value
     try:
         return values.canonical_dtype(value)
@@ -174,7 +217,7 @@ class Spec:
         rest = any(p.kind is p.VAR_POSITIONAL and self.arguments.get(name) for name, p in parameters.items())
         for name, frozen in self.frozen:
             parameter = parameters[name]
-            text = repr(frozen[1]) if frozen[0] == "dtype" and name.endswith("dtype") else render(frozen)
+            text = repr(frozen[1]) if frozen[0] == "dtype" and _names_dtype(name) else render(frozen)
             if parameter.kind is parameter.VAR_POSITIONAL:
                 yield from map(values.render, frozen[1])
             elif parameter.kind is parameter.VAR_KEYWORD:
@@ -311,13 +354,13 @@ def _from_data(data: Mapping[str, Any], functions: Mapping[str, Any]) -> Any:
         arguments[name] = values.decode(value, lambda inner: _from_data(inner, functions), functions)
     full: dict[str, Any] = {}
     for name, parameter in factory.signature.parameters.items():
+        optional = parameter.default is not parameter.empty
         if name in arguments:
             full[name] = arguments[name]
-        elif parameter.default is not parameter.empty:
-            full[name] = parameter.default
-        elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            full[name] = () if parameter.kind is parameter.VAR_POSITIONAL else {}
-        else:
+        elif optional:
+            if "like" not in arguments:  # else the call has the values, by its preset
+                full[name] = parameter.default
+        elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ValueError(f"from_json: {factory.text}(...) lacks its argument {name!r}")
     return Spec(factory, full).rebuild()
 

@@ -27,6 +27,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     "mom": ("momentum", "decay"),
     "epsilon": ("eps",),
     "wd": ("weight_decay",),
+    "alpha": ("decay",),
+    "centred": ("centered",),
+    "etas": ("eta_minus", "eta_plus"),
+    "initial_accumulator_value": ("initial_scale",),
+    "preset": ("like",),
+    "rho": ("decay",),
+    "step_sizes": ("min_step_size", "max_step_size"),
     "decay_rate": ("weight_decay", "decay"),
     "decay_mask": ("mask",),
     "weight_decay_mask": ("mask",),
@@ -41,17 +48,20 @@ NAMES: dict[str, tuple[str, ...]] = {
     "warmup": ("warmup_steps",),
 }
 
+#: Those that are a pair there and two arguments here.
+_PAIRS = ("betas", "etas", "step_sizes")
+
 _CLIP = "to clip, put gx.clip_by_global_norm(...) in front in a gx.chain"
 _COMPILED = "leave it out: jax.jit compiles the update"
 
 #: Foreign arguments whose idea lives elsewhere.
 PLACES: dict[str, str] = {
-    "amsgrad": "that is another method: optax.amsgrad works inside our chains as it is",
+    "amsgrad": "that is another method, gx.amsgrad; its like='torch' is torch's",
     "capturable": _COMPILED,
     "clip": _CLIP,
     "clipnorm": _CLIP,
     "clipvalue": "to clip, put gx.clip(...) in front in a gx.chain",
-    "dampening": "gx.trace sums gradients and has none; optax.ema averages them",
+    "dampening": "gx.sgd and gx.trace have it; gx.ema averages gradients",
     "decay": "a rate that falls is a schedule, such as gx.warmup_cosine(...)",
     "foreach": _COMPILED,
     "fused": _COMPILED,
@@ -72,7 +82,7 @@ def unknown_argument(text: str, signature: inspect.Signature, name: str, first: 
     ours = [known for known in NAMES.get(name, ()) if known in names]
     near = difflib.get_close_matches(name, names, n=1)
     if ours:
-        hint = f"here it is called {' and '.join(ours) if name == 'betas' else ' or '.join(ours)}"
+        hint = f"here it is called {(' and ' if name in _PAIRS else ' or ').join(ours)}"
     elif name in PLACES:
         hint = PLACES[name]
     else:

@@ -30,7 +30,7 @@ from .count import (
 )
 
 
-@schedule
+@schedule(sample={"value": 0.5})
 def constant_schedule(value: Any):
     """The same value at every step.
 
@@ -58,7 +58,7 @@ def constant_schedule(value: Any):
     return rounded, exact
 
 
-@schedule
+@schedule(sample={"init_value": 1.0, "end_value": 0.1, "power": 2, "transition_steps": 10})
 def polynomial_schedule(
     init_value: Any, end_value: Any, power: Any, transition_steps: int, transition_begin: int = 0
 ):
@@ -99,7 +99,7 @@ def polynomial_schedule(
     return value
 
 
-@schedule
+@schedule(sample={"init_value": 1.0, "end_value": 0.1, "transition_steps": 10})
 def linear_schedule(init_value: Any, end_value: Any, transition_steps: int, transition_begin: int = 0):
     """A straight line from `init_value` to `end_value`.
 
@@ -121,7 +121,7 @@ def linear_schedule(init_value: Any, end_value: Any, transition_steps: int, tran
     return polynomial_schedule(init_value, end_value, 1, transition_steps, transition_begin)
 
 
-@schedule
+@schedule(sample={"init_value": 1.0})
 def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: Any = None):
     """Steps: at each boundary the value is multiplied by that boundary's scale.
 
@@ -161,7 +161,7 @@ def piecewise_constant_schedule(init_value: Any, boundaries_and_scales: Any = No
     return value
 
 
-@schedule
+@schedule(sample={"init_value": 1.0, "transition_steps": 10, "decay_rate": 0.5})
 def exponential_decay(
     init_value: Any,
     transition_steps: int,
@@ -213,7 +213,7 @@ def exponential_decay(
     return value
 
 
-@schedule
+@schedule(sample={"init_value": 1.0, "decay_steps": 10})
 def cosine_decay_schedule(init_value: Any, decay_steps: int, alpha: Any = 0.0, exponent: Any = 1.0):
     """Half a cosine from `init_value` down to `alpha * init_value`.
 
@@ -249,7 +249,7 @@ def cosine_decay_schedule(init_value: Any, decay_steps: int, alpha: Any = 0.0, e
     return value
 
 
-@schedule
+@schedule(sample={"schedules": (constant_schedule(1.0), constant_schedule(0.5)), "boundaries": (5,)})
 def join_schedules(schedules: Sequence[Any], boundaries: Sequence[int]):
     """One schedule after the other, each counting from its own start.
 

@@ -56,7 +56,7 @@ def _check(call: str, total_steps: Any, **values: Any) -> int:
     return whole(call, "total_steps", total_steps, low=1)
 
 
-@schedule
+@schedule(sample={"peak_value": 1.0, "warmup_steps": 2, "total_steps": 10})
 def warmup_cosine(
     peak_value: Any,
     warmup_steps: Any,
@@ -105,7 +105,7 @@ def warmup_cosine(
     )
 
 
-@schedule
+@schedule(sample={"peak_value": 1.0, "warmup_steps": 2, "total_steps": 10})
 def warmup_linear(
     peak_value: Any, warmup_steps: Any, total_steps: int, *, init_value: Any = 0.0, end_value: Any = 0.0
 ):
@@ -136,7 +136,7 @@ _SHAPES: dict[str, Shape] = {
 }
 
 
-@schedule
+@schedule(sample={"peak_value": 1.0, "warmup_steps": 2, "total_steps": 10})
 def wsd(
     peak_value: Any,
     warmup_steps: Any,
@@ -180,7 +180,7 @@ def wsd(
     return _warm(peak_value, warmup, total, init_value, end_value, _SHAPES[shape], decay)
 
 
-@schedule
+@schedule(sample={"peak_value": 1.0, "warmup_steps": 2})
 def inverse_sqrt(peak_value: Any, warmup_steps: int, *, init_value: Any = 0.0, timescale: Any = None):
     """Linear warmup, then decay with the inverse square root of the step; it has no end.
 
@@ -216,7 +216,7 @@ def inverse_sqrt(peak_value: Any, warmup_steps: int, *, init_value: Any = 0.0, t
     return value
 
 
-@schedule
+@schedule(sample={"peak_value": 1.0, "first_steps": 5})
 def cosine_restarts(
     peak_value: Any, first_steps: int, *, multiplier: Any = 1.0, decay: Any = 1.0, end_value: Any = 0.0
 ):
@@ -256,7 +256,7 @@ def cosine_restarts(
     return value
 
 
-@schedule
+@schedule(sample={"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 2, "decay_steps": 10})
 def warmup_cosine_decay_schedule(
     init_value: Any,
     peak_value: Any,
@@ -309,7 +309,7 @@ def warmup_cosine_decay_schedule(
     )
 
 
-@schedule
+@schedule(sample={"transition_steps": 10, "peak_value": 1.0})
 def cosine_onecycle_schedule(
     transition_steps: int,
     peak_value: Any,

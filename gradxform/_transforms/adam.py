@@ -21,7 +21,7 @@ from .._combine.plain import check_rate, scale_by_learning_rate
 from .._core.errors import check_flag, check_number
 from .._core.factory import factory
 from .._core.lift import elementwise
-from .._core.numerics import abs_sq, debias, ema
+from .._core.numerics import abs_sq, debias, ema, ratio
 from .._core.scalars import is_zero
 from .decay import add_decayed_weights, check_decay
 
@@ -36,6 +36,7 @@ def scale_by_adam(
     *,
     nu_dtype: Any = None,
     nesterov: bool = False,
+    eps_hat: bool = False,
 ):
     """Adam's direction, without learning rate and still uphill.
 
@@ -47,12 +48,16 @@ def scale_by_adam(
     Args:
         b1: decay of the first moment, in [0, 1); larger means smoother and slower, about 1 / (1 - b1) steps of memory.
         b2: decay of the second moment, in [0, 1); 0.95 for large language models, 0.999 for small or noisy gradients.
-        eps: added to the root; in the unit of a gradient. Larger damps small gradients towards plain momentum.
+        eps: added to the root; in the unit of a gradient. Larger damps small gradients towards plain momentum. With 0,
+            a weight that has never had a gradient stays where it is.
         eps_root: added under the root; needed only to differentiate through the update.
         mu_dtype: storage of `mu`; None is the parameter's dtype.
         nu_dtype: storage of `nu`; None is the parameter's dtype, but float32 for a 16-bit parameter, because a
             bfloat16 `nu` never decays and a float16 one overflows.
         nesterov: whether the gradient is looked at once more (Dozat 2016).
+        eps_hat: True adds epsilon to the root of v before its correction, `u = m_hat sqrt(1 - b2^t) / (sqrt(v +
+            eps_root) + eps)`: Keras, and the paper's more efficient order. Epsilon then starts 1 / sqrt(1 - b2) times
+            as large and settles at its value.
 
     State: `optax.ScaleByAdamState(count, mu, nu)`: two numbers a parameter; roles count, moment, second moment.
 
@@ -81,17 +86,18 @@ def scale_by_adam(
     check_number("scale_by_adam", "eps", eps, low=0)
     check_number("scale_by_adam", "eps_root", eps_root, low=0)
     check_flag("scale_by_adam", "nesterov", nesterov)
+    check_flag("scale_by_adam", "eps_hat", eps_hat)
     rooted = not is_zero(eps_root)
+    over = ratio(eps, eps_root)
 
     def once(c: Any) -> dict[str, Any]:
-        c1, c2 = 1 / debias(c.b1, c.t), 1 / debias(c.b2, c.t)
+        gathered, one = debias(c.b2, c.t), np.asarray(1, c.dtype)
+        # With epsilon hat, the root of the correction goes to the numerator and v is not corrected.
+        top, c2 = (jnp.sqrt(gathered), one) if eps_hat else (one, 1 / gathered)
+        c1 = top / debias(c.b1, c.t)
         if not nesterov:
             return {"c1": c1, "c2": c2}
-        return {
-            "c1": c.b1.value / debias(c.b1, c.t + np.asarray(1, c.dtype)),
-            "c2": c2,
-            "cg": c.b1.complement * c1,
-        }
+        return {"c1": c.b1.value * top / debias(c.b1, c.t + one), "c2": c2, "cg": c.b1.complement * c1}
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del p, leaf
@@ -99,7 +105,7 @@ def scale_by_adam(
         v = ema(abs_sq(g), s.nu, k.b2)
         m_hat = k.c1 * m + k.cg * g if nesterov else k.c1 * m
         v_hat = k.c2 * v + k.eps_root if rooted else k.c2 * v
-        return m_hat / (jnp.sqrt(v_hat) + k.eps), {"mu": m, "nu": v}
+        return over(m_hat, jnp.sqrt(v_hat) + k.eps), {"mu": m, "nu": v}
 
     return elementwise(
         step,
@@ -111,7 +117,10 @@ def scale_by_adam(
     )
 
 
-@factory
+_KERAS = {"eps": 1e-7, "eps_hat": True}
+
+
+@factory(presets={"torch": {}, "paper": {}, "keras": _KERAS})
 def adam(
     learning_rate: optax.ScalarOrSchedule,
     b1: Any = 0.9,
@@ -122,17 +131,21 @@ def adam(
     *,
     nu_dtype: Any = None,
     nesterov: bool = False,
+    eps_hat: bool = False,
+    like: str = "optax",
 ):
     """Adam without weight decay.
 
     **Advice.** 1e-3 is a good first rate for small models, 1e-4 to 3e-4 for transformers; a weight moves by at most
     about the rate in one step, whatever the size of the loss. From SGD with momentum take a rate 10 to 100 times
     smaller. In 16-bit training raise `eps` to 1e-6 or more if gradients are tiny. With decay, use `adamw`: adding
-    `weight_decay * p` to the gradient in front of Adam (L2) divides the decay by the root of v and is another method.
+    `weight_decay * p` to the gradient in front of Adam (L2) divides the decay by the root of v and is another method,
+    `adam_l2`.
 
     Args:
         learning_rate: a number or a schedule; about the largest change of one weight in one step.
-        b1, b2, eps, eps_root, mu_dtype, nu_dtype, nesterov: as in `scale_by_adam`.
+        b1, b2, eps, eps_root, mu_dtype, nu_dtype, nesterov, eps_hat: as in `scale_by_adam`.
+        like: whose defaults: "optax", "torch" and "paper" (the same), "keras" (epsilon hat of 1e-7).
 
     Returns:
         `chain(scale_by_adam(...), scale_by_learning_rate(learning_rate))`; the state is Optax's.
@@ -146,13 +159,57 @@ def adam(
         -0.001
     """
     check_rate("adam", learning_rate)
+    del like
     return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nu_dtype=nu_dtype, nesterov=nesterov),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nu_dtype=nu_dtype, nesterov=nesterov, eps_hat=eps_hat),
         scale_by_learning_rate(learning_rate),
     )
 
 
 @factory
+def adam_l2(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Any = 1e-4,
+    mask: Any = None,
+    *,
+    nu_dtype: Any = None,
+    nesterov: bool = False,
+    eps_hat: bool = False,
+):
+    """Adam with L2 regularisation: what torch's `Adam(weight_decay=...)` is, and not AdamW.
+
+    **Advice.** For continuing or reproducing runs that were made with it. The decay goes through the moments and is
+    divided by the root of v, so weights with large gradients hardly decay at all: for regularisation take `adamw`.
+
+    Args:
+        learning_rate, b1, b2, eps, eps_root, mu_dtype, nu_dtype, nesterov, eps_hat: as in `adam`.
+        weight_decay: the factor of the penalty `weight_decay / 2 |p|^2`, whose gradient is added to each gradient.
+        mask: which leaves are penalised; every form of `gx.masked`. None means all.
+
+    Returns:
+        `chain(add_decayed_weights(weight_decay, mask), scale_by_adam(...), scale_by_learning_rate(learning_rate))`.
+
+    Example:
+        >>> import gradxform as gx
+        >>> tx = gx.adam_l2(0.5, weight_decay=0.1)
+        >>> round(float(tx.update(0.0, tx.init(3.0), 3.0)[0]), 5)  # a full step, though the penalty is small
+        -0.5
+    """
+    check_rate("adam_l2", learning_rate)
+    check_decay("adam_l2", weight_decay)
+    return chain(
+        add_decayed_weights(weight_decay, mask),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nu_dtype=nu_dtype, nesterov=nesterov, eps_hat=eps_hat),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@factory(presets={"torch": {"weight_decay": 1e-2}, "keras": {**_KERAS, "weight_decay": 4e-3}})
 def adamw(
     learning_rate: optax.ScalarOrSchedule,
     b1: Any = 0.9,
@@ -165,6 +222,8 @@ def adamw(
     *,
     nu_dtype: Any = None,
     nesterov: bool = False,
+    eps_hat: bool = False,
+    like: str = "optax",
 ):
     """Adam with decoupled weight decay: the usual choice for transformers.
 
@@ -175,9 +234,10 @@ def adamw(
 
     Args:
         learning_rate: a number or a schedule; about the largest change of one weight in one step.
-        b1, b2, eps, eps_root, mu_dtype, nu_dtype, nesterov: as in `scale_by_adam`.
+        b1, b2, eps, eps_root, mu_dtype, nu_dtype, nesterov, eps_hat: as in `scale_by_adam`.
         weight_decay: the decay per unit of learning rate; a number of at least 0, or a schedule.
         mask: which leaves decay; every form of `gx.masked`. None decays all.
+        like: whose defaults: "optax", "torch" (decay 1e-2), "keras" (decay 4e-3, epsilon hat of 1e-7).
 
     Returns:
         `chain(scale_by_adam(...), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))`.
@@ -188,9 +248,10 @@ def adamw(
         gx.adamw(0.0003, weight_decay=0.1, mask=gx.matrices(exclude='embed*'))
     """
     check_rate("adamw", learning_rate)
+    del like
     check_decay("adamw", weight_decay)
     return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nu_dtype=nu_dtype, nesterov=nesterov),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nu_dtype=nu_dtype, nesterov=nesterov, eps_hat=eps_hat),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -19,7 +19,7 @@ from .._core.lift import elementwise, leafwise, treewise
 from .._core.numerics import abs_sq
 
 
-@factory
+@factory(sample={"max_delta": 1.0})
 def clip(max_delta: Any):
     """Bounds every element.
 
@@ -46,7 +46,7 @@ def clip(max_delta: Any):
     return elementwise(step, scalars={"max_delta": max_delta})
 
 
-@factory
+@factory(sample={"threshold": 1.0})
 def clip_by_block_rms(threshold: Any, *, axis_names: Any = None):
     """Bounds the root mean square of every array.
 
@@ -76,7 +76,7 @@ def clip_by_block_rms(threshold: Any, *, axis_names: Any = None):
     return leafwise(step, scalars={"threshold": threshold}, axis_names=axis_names)
 
 
-@factory(label="clip")
+@factory(label="clip", sample={"max_norm": 1.0})
 def clip_by_global_norm(max_norm: Any, *, axis_names: Any = None):
     """Bounds the Euclidean norm of the whole gradient and keeps its direction.
 
@@ -155,7 +155,7 @@ def _unit_axes(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
     return by_rank[len(shape)]
 
 
-@factory
+@factory(sample={"clipping": 0.01})
 def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None, *, axis_names: Any = None):
     """Bounds each unit's gradient by its weights' norm.
 

@@ -2,6 +2,7 @@
 
     u_t = g_t + weight_decay(t) p_t                  coupled: stands before the learning rate, which scales it
     u_t = g_t - weight_decay(t) p_t                  independent: stands behind the learning rate
+    u_t = (g_t + weight_decay(t) p_t) / (1 + rate(t) weight_decay(t))      proximal: before the rate
 
 Behind Adam and before the rate this is AdamW (decoupled from the moments, coupled to the rate, as in Optax and torch).
 Before Adam it is L2 regularisation, which divides the decay by the root of v: another method.
@@ -14,7 +15,7 @@ import numpy as np
 import optax
 
 from .._combine.mask import MaskedBody
-from .._core.errors import check_flag, check_number, concrete
+from .._core.errors import check_flag, check_number, concrete, short
 from .._core.factory import factory
 from .._core.foreign import WeightDecaySchedule
 from .._core.lift import elementwise
@@ -23,10 +24,13 @@ from .._core.transform import wrap
 
 
 @factory(label="decay")
-def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None, *, coupled: bool = True):
+def add_decayed_weights(
+    weight_decay: Any = 0.0, mask: Any = None, *, coupled: bool = True, proximal_rate: Any = None
+):
     """Adds the decayed parameters to the update.
 
-    **Update**: `u = g + weight_decay p`; with `coupled=False`, `u = g - weight_decay p`.
+    **Update**: `u = g + weight_decay p`; with `coupled=False`, `u = g - weight_decay p`; with a `proximal_rate`,
+    `u = (g + weight_decay p) / (1 + rate weight_decay)`.
 
     Args:
         weight_decay: a number or a schedule. Coupled, each step shrinks a weight by `rate * weight_decay`,
@@ -34,8 +38,10 @@ def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None, *, coupled: b
             number with `coupled=True` is how Optax's chains write an independent decay, and belongs behind the rate.
         mask: which leaves decay; every form of `gx.masked`, usually `gx.matrices()`. None decays all.
         coupled: True stands before the learning rate in the chain, False behind it (`chain` refuses the other order).
+        proximal_rate: the learning rate that follows, a number or a schedule: the step then ends at
+            `(p - rate g) / (1 + rate weight_decay)`, which never overshoots zero however large the decay.
 
-    State: none for a number, Optax's `WeightDecaySchedule(count)` for a schedule; inside `MaskedState` with a mask.
+    State: none for numbers, Optax's `WeightDecaySchedule(count)` for a schedule; inside `MaskedState` with a mask.
 
     Reach: element. Needs `params`.
 
@@ -48,17 +54,31 @@ def add_decayed_weights(weight_decay: Any = 0.0, mask: Any = None, *, coupled: b
     check_number("add_decayed_weights", "weight_decay", weight_decay, low=-np.inf if coupled else 0)
     check_flag("add_decayed_weights", "coupled", coupled)
     known = concrete(weight_decay) or 0
+    proximal = proximal_rate is not None
+    if proximal:
+        check_number("add_decayed_weights", "proximal_rate", proximal_rate, low=0)
+        if not coupled or known < 0:
+            hint = "a proximal decay stands before the rate and is not negative"
+            raise ValueError(f"gx.add_decayed_weights(proximal_rate={short(proximal_rate)}): {hint}")
+
+    def once(c: Any) -> dict[str, Any]:
+        one = np.asarray(1, c.dtype)
+        return {"shrink": one / (one + c.proximal_rate * c.weight_decay)} if proximal else {}
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s, leaf
         if is_zero(weight_decay):
             return g
+        if proximal:
+            return k.shrink * (g + k.weight_decay * p)
         return g + k.weight_decay * p if coupled else g - k.weight_decay * p
 
+    scalars = {"weight_decay": weight_decay} | ({"proximal_rate": proximal_rate} if proximal else {})
     decayed = elementwise(
         step,
-        state=WeightDecaySchedule if is_schedule(weight_decay) else optax.EmptyState,
-        scalars={"weight_decay": weight_decay},
+        once=once,
+        state=WeightDecaySchedule if any(map(is_schedule, scalars.values())) else optax.EmptyState,
+        scalars=scalars,
         needs=("params",),
         uncoupled=known < 0 or not coupled,
         coupled=known > 0 and coupled,

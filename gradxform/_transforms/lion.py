@@ -3,7 +3,8 @@
     u_t = sign(b1 m_{t-1} + (1 - b1) g_t)
     m_t = b2 m_{t-1} + (1 - b2) g_t                  `mu` in the state
 
-Chen et al., Symbolic discovery of optimization algorithms, 2023, arXiv:2302.06675. This file also holds the bare sign.
+Chen et al., Symbolic discovery of optimization algorithms, 2023, arXiv:2302.06675. This file also holds the bare sign
+and what came before Lion: the sign of the gradient, and of its average (Signum).
 """
 
 from typing import Any
@@ -17,6 +18,7 @@ from .._core.errors import check_number
 from .._core.factory import factory
 from .._core.lift import elementwise
 from .._core.numerics import ema
+from .average import ema as average
 from .decay import add_decayed_weights, check_decay
 
 _MODES = ("hard", "smooth", "refined")
@@ -126,5 +128,64 @@ def lion(
     return chain(
         scale_by_lion(b1, b2, mu_dtype),
         add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+@factory
+def sign_sgd(learning_rate: optax.ScalarOrSchedule):
+    """Every weight moves by the learning rate, against the sign of its gradient.
+
+    **Advice.** For large batches, where a sign is not noise, and as the yardstick for the methods that approximate it:
+    Adam with b1 = b2 = 0 is this. Rates as for Lion.
+
+    Args:
+        learning_rate: a number or a schedule; the change of every weight in one step.
+
+    Returns:
+        `chain(scale_by_sign(), scale_by_learning_rate(learning_rate))`.
+
+    Example:
+        >>> import gradxform as gx
+        >>> tx = gx.sign_sgd(0.5)
+        >>> float(tx.update(7.0, tx.init(1.0))[0])
+        -0.5
+
+    References: Bernstein et al., signSGD: compressed optimisation for non-convex problems, 2018, arXiv:1802.04434.
+    """
+    check_rate("sign_sgd", learning_rate)
+    return chain(scale_by_sign(), scale_by_learning_rate(learning_rate))
+
+
+@factory
+def signum(learning_rate: optax.ScalarOrSchedule, beta: Any = 0.9, accumulator_dtype: Any = None):
+    """The sign of the average gradient: Lion with one decay.
+
+    **Advice.** Rates as for Lion: three to ten times below AdamW's. Put `add_decayed_weights` between it and a rate of
+    your own for decay, or take `lion`, whose two decays nearly always do better.
+
+    Args:
+        learning_rate: a number or a schedule; the change of every weight in one step.
+        beta: decay of the average, in [0, 1).
+        accumulator_dtype: as in `ema`.
+
+    Returns:
+        `chain(ema(beta, debias=False), scale_by_sign(), scale_by_learning_rate(learning_rate))`; a correction of the
+        average's start would not change its sign.
+
+    Example:
+        >>> import gradxform as gx
+        >>> tx = gx.signum(0.5, beta=0.75)
+        >>> _, state = tx.update(8.0, tx.init(1.0))
+        >>> float(tx.update(-1.0, state)[0])
+        -0.5
+
+    References: Bernstein et al., 2018, arXiv:1802.04434.
+    """
+    check_rate("signum", learning_rate)
+    check_number("signum", "beta", beta, low=0, high=1, open_high=True)
+    return chain(
+        average(beta, debias=False, accumulator_dtype=accumulator_dtype),
+        scale_by_sign(),
         scale_by_learning_rate(learning_rate),
     )

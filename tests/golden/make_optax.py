@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optax_runs import KEPT, RUNS, SCHEDULES, STEPS, schedule_counts
-from problem import problem
+from optax_runs import KEPT, MORE, MORE_KEPT, RUNS, SCHEDULES, STEPS, schedule_counts
+from problem import problem, with_tensors
 
 HERE = Path(__file__).resolve().parent
 
@@ -47,14 +47,15 @@ def trajectory(recipe: str, options: dict[str, Any], dtype: str) -> dict[str, np
     import jax.numpy as jnp
     import optax
 
-    start, grads = problem(STEPS)
+    start, grads = with_tensors(STEPS) if recipe == "adafactor" else problem(STEPS)
+    kept = KEPT if recipe in RUNS else MORE_KEPT
     params = {k: jnp.asarray(v, dtype) for k, v in start.items()}
     tx = build(recipe, options)
     state, rows = tx.init(params), []
     for i in range(STEPS):
         updates, state = tx.update({k: jnp.asarray(v[i], dtype) for k, v in grads.items()}, state, params)
         params = optax.apply_updates(params, updates)
-        if i + 1 in KEPT:
+        if i + 1 in kept:
             rows.append(addresses({"params": params, "state": state}))
     return {k: np.stack([row[k] for row in rows]) for k in rows[0]}
 
@@ -75,7 +76,7 @@ def schedule_values() -> dict[str, np.ndarray]:
 def write(precision: str) -> None:
     """One precision of all runs, into a scratch file; the caller merges them."""
     arrays = {}
-    for recipe, runs in RUNS.items():
+    for recipe, runs in (RUNS | MORE).items():
         for run, options in runs.items():
             for k, v in trajectory(recipe, options, precision).items():
                 arrays[f"{recipe}:{run}/{precision}/{k}"] = v
@@ -97,16 +98,19 @@ def main() -> None:
             parts |= {k: data[k] for k in data.files}
         scratch.unlink()
     versions = {"optax": optax.__version__, "jax": jax.__version__, "backend": "cpu"}
-    start, grads = problem(STEPS)
-    problem_arrays = {f"start/{k}": v for k, v in start.items()} | {
-        f"gradients/{k}": v for k, v in grads.items()
-    }
-    for recipe, runs in RUNS.items():
-        meta = versions | {"recipe": recipe, "steps": STEPS, "kept": KEPT, "runs": runs}
-        mine = {k.split(":", 1)[1]: v for k, v in parts.items() if k.startswith(recipe + ":")}
-        np.savez_compressed(
-            HERE / f"optax_{recipe}.npz", meta=np.array(json.dumps(meta)), **problem_arrays, **mine
-        )
+    for recipe, runs in (RUNS | MORE).items():
+        meta = versions | {
+            "recipe": recipe,
+            "steps": STEPS,
+            "kept": KEPT if recipe in RUNS else MORE_KEPT,
+            "runs": runs,
+        }
+        start, grads = with_tensors(STEPS) if recipe == "adafactor" else problem(STEPS)
+        arrays = {f"start/{k}": v for k, v in start.items()} | {f"gradients/{k}": v for k, v in grads.items()}
+        if recipe in MORE and recipe != "adafactor":
+            meta, arrays = meta | {"problem": "optax_sgd.npz"}, {}
+        arrays |= {k.split(":", 1)[1]: v for k, v in parts.items() if k.startswith(recipe + ":")}
+        np.savez_compressed(HERE / f"optax_{recipe}.npz", meta=np.array(json.dumps(meta)), **arrays)
     meta = versions | {"precision": "float64", "schedules": SCHEDULES}
     values = {k: v for k, v in parts.items() if k.startswith("values/")}
     counts = np.array(schedule_counts())

@@ -4,6 +4,7 @@ from typing import Any
 
 STEPS = 40
 KEPT = [1, 2, 5, 10, 20, 30, 40]
+MORE_KEPT = [1, 2, 8, 40]
 
 COSINE = {
     "schedule": "warmup_cosine_decay_schedule",
@@ -49,6 +50,124 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "b2": 0.98,
             "weight_decay": 0.5,
             "mask": MATRICES,
+        },
+    },
+}
+
+_BETAS = {"learning_rate": 1e-2, "b1": 0.8, "b2": 0.95}
+_SMALL = {"min_dim_size_to_factor": 2}
+
+#: Fewer steps are kept, and the problem is that of optax_sgd.npz (Adafactor, which wants a stack of matrices: its own).
+MORE: dict[str, dict[str, dict[str, Any]]] = {
+    "rmsprop": {
+        "default": {"learning_rate": 1e-3},
+        "momentum_cosine": {
+            "learning_rate": COSINE,
+            "decay": 0.8,
+            "eps": 1e-3,
+            "momentum": 0.9,
+            "nesterov": True,
+        },
+        "corrected": {
+            "learning_rate": 1e-2,
+            "eps_in_sqrt": False,
+            "bias_correction": True,
+            "initial_scale": 0.5,
+        },
+        "centered": {"learning_rate": 1e-2, "decay": 0.8, "eps": 1e-3, "centered": True, "momentum": 0.5},
+        "centered_corrected": {
+            "learning_rate": 1e-2,
+            "eps": 1e-3,
+            "initial_scale": 0.5,
+            "eps_in_sqrt": False,
+            "centered": True,
+            "bias_correction": True,
+        },
+    },
+    "adagrad": {
+        "default": {"learning_rate": 1e-2},
+        "options": {"learning_rate": 1e-1, "initial_accumulator_value": 1.0, "eps": 1e-2},
+    },
+    "adadelta": {
+        "default": {"learning_rate": 1.0},
+        "options": {
+            "learning_rate": 0.5,
+            "rho": 0.8,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "weight_decay_mask": MATRICES,
+        },
+    },
+    "amsgrad": {
+        "default": {"learning_rate": 1e-2},
+        "options": _BETAS | {"eps": 1e-3, "eps_root": 1e-6},
+        "uncorrected": _BETAS | {"bias_correction_mu": False, "bias_correction_nu": False},
+    },
+    "radam": {
+        "default": {"learning_rate": 1e-3},
+        "options": _BETAS | {"eps": 1e-3, "eps_root": 1e-6, "threshold": 4.5, "nesterov": True},
+    },
+    "adamax": {"default": {"learning_rate": 1e-3}, "options": _BETAS | {"eps": 0.1}},
+    "adamaxw": {
+        "default": {"learning_rate": 1e-3},
+        "options": _BETAS | {"eps": 0.1, "weight_decay": DECAY, "mask": MATRICES},
+    },
+    "nadam": {"default": {"learning_rate": 1e-3}, "options": _BETAS | {"eps": 1e-3, "eps_root": 1e-6}},
+    "adabelief": {
+        "default": {"learning_rate": 1e-3},
+        "options": _BETAS | {"eps": 1e-3, "eps_root": 1e-6, "nesterov": True},
+    },
+    "yogi": {"default": {"learning_rate": 1e-2}, "options": _BETAS | {"eps": 1e-2}},
+    "adan": {
+        "default": {"learning_rate": 1e-3},
+        "options": _BETAS | {"b3": 0.9, "eps": 1e-3, "eps_root": 0.0, "weight_decay": 0.1, "mask": MATRICES},
+    },
+    "lamb": {
+        "default": {"learning_rate": 1e-2},
+        "options": _BETAS | {"eps": 1e-3, "eps_root": 1e-6, "weight_decay": 0.1, "mask": MATRICES},
+    },
+    "lars": {
+        "default": {"learning_rate": 0.1},
+        "options": {
+            "learning_rate": COSINE,
+            "weight_decay": 0.1,
+            "weight_decay_mask": MATRICES,
+            "trust_coefficient": 0.5,
+            "eps": 1e-3,
+            "trust_ratio_mask": MATRICES,
+            "momentum": 0.8,
+            "nesterov": True,
+        },
+    },
+    "adafactor": {
+        "default": _SMALL | {"learning_rate": 1e-2},
+        "options": _SMALL
+        | {
+            "learning_rate": 1e-1,
+            "decay_rate": 0.6,
+            "clipping_threshold": 0.5,
+            "momentum": 0.9,
+            "weight_decay_rate": 1e-2,
+            "weight_decay_mask": MATRICES | {"k": True},
+            "eps": 1e-3,
+        },
+        "plain": {
+            "learning_rate": 1e-2,
+            "multiply_by_parameter_scale": False,
+            "clipping_threshold": None,
+            "factored": False,
+        },
+    },
+    "signum": {"default": {"learning_rate": 1e-2}, "options": {"learning_rate": COSINE, "beta": 0.5}},
+    "sign_sgd": {"default": {"learning_rate": 1e-2}},
+    "rprop": {
+        "default": {"learning_rate": 1e-2},
+        "options": {
+            "learning_rate": 3e-2,
+            "eta_minus": 0.8,
+            "eta_plus": 1.1,
+            "min_step_size": 1e-2,
+            "max_step_size": 0.05,
         },
     },
 }

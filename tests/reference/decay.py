@@ -15,17 +15,25 @@ class AddDecayedWeights:
                                              There the update points downhill already, hence the minus. With lambda a
                                              function of the count this is the paper's eta_t lambda (its eta_t is the
                                              schedule's multiplier without the base rate alpha).
+
+    `proximal_rate` eta: (u + lambda p) / (1 + eta lambda). The rate behind it takes p to (p - eta u) / (1 + eta lambda)
+    which minimises <u, q> + |q - p|^2 / (2 eta) + lambda |q|^2 / 2 over q: implicit decay (Xie et al. 2022, Adan).
     """
 
     weight_decay: Hyper = 0.0
     independent: bool = False
+    proximal_rate: Hyper | None = None
 
     def init(self, p: Array) -> State:
         del p
-        return counter(self.weight_decay)
+        return counter(self.weight_decay, 0.0 if self.proximal_rate is None else self.proximal_rate)
 
     def update(self, g: Array, state: State, p: Array | None = None) -> tuple[State, Array]:
         if p is None:
             raise ValueError("weight decay needs the parameters")
-        decay = hyper(self.weight_decay, count_of(state)) * p
-        return advance(state), g - decay if self.independent else g + decay
+        count = count_of(state)
+        decay = hyper(self.weight_decay, count)
+        if self.independent:
+            return advance(state), g - decay * p
+        shrink = 0.0 if self.proximal_rate is None else hyper(self.proximal_rate, count) * decay
+        return advance(state), (g + decay * p) / (1 + shrink)

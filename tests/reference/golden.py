@@ -12,7 +12,10 @@ FOLDER = Path(__file__).resolve().parent.parent / "golden"
 
 @dataclass(frozen=True)
 class Golden:
-    """One file: `meta` (versions, steps kept, the runs' hyperparameters) and `arrays`."""
+    """One file: `meta` (versions, steps kept, the runs' hyperparameters) and `arrays`.
+
+    A file without a problem of its own names the file that has it: `start` and `gradients` come from there.
+    """
 
     meta: dict[str, Any]
     arrays: dict[str, Any]
@@ -20,7 +23,11 @@ class Golden:
     @classmethod
     def load(cls, name: str) -> "Golden":
         with np.load(FOLDER / name) as data:
-            return cls(json.loads(str(data["meta"])), {k: data[k] for k in data.files if k != "meta"})
+            meta, arrays = json.loads(str(data["meta"])), {k: data[k] for k in data.files if k != "meta"}
+        if "problem" in meta:
+            with np.load(FOLDER / meta["problem"]) as data:
+                arrays |= {k: data[k] for k in data.files if k.split("/")[0] in ("start", "gradients")}
+        return cls(meta, arrays)
 
     def tree(self, prefix: str, index: int | None = None) -> dict[str, Any]:
         """The leaves below `prefix` as a nested dict, at one position of their leading (step) axis if one is given."""

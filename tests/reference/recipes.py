@@ -33,10 +33,12 @@ def adam(
     eps_root: Hyper = 0.0,
     *,
     nesterov: bool = False,
+    eps_hat: bool = False,
     l2: Hyper | None = None,
 ) -> Chain:
     """p -= eta adam(g); with `l2`, adam(g + l2 p) as a first link: Adam with L2 regularisation, which is not AdamW."""
-    links = [Leafwise(Adam(b1, b2, eps, eps_root, nesterov)), Leafwise(ScaleByLearningRate(learning_rate))]
+    first = Adam(b1, b2, eps, eps_root, nesterov, eps_hat)
+    links = [Leafwise(first), Leafwise(ScaleByLearningRate(learning_rate))]
     return Chain(*links) if l2 is None else Chain(Leafwise(AddDecayedWeights(l2)), *links)
 
 
@@ -50,10 +52,12 @@ def adamw(
     mask: Any = None,
     *,
     nesterov: bool = False,
+    eps_hat: bool = False,
     independent: bool = False,
 ) -> Chain:
     """p -= eta (adam(g) + lambda p); `independent`: p -= eta adam(g) + lambda p (the decay is then the last link)."""
-    return _finish(Adam(b1, b2, eps, eps_root, nesterov), learning_rate, weight_decay, mask, independent)
+    first = Adam(b1, b2, eps, eps_root, nesterov, eps_hat)
+    return _finish(first, learning_rate, weight_decay, mask, independent)
 
 
 def nadamw(learning_rate: Hyper, **kwargs: Any) -> Chain:

@@ -38,6 +38,12 @@ def count_of(state: State) -> int:
     return int(state.get("count", 0))
 
 
+def quotient(a: Array, b: Array) -> Array:
+    """a / b, where 0 / 0 is 0: a number that never had a gradient does not move."""
+    a, b = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
+    return np.divide(a, b, out=np.zeros(a.shape), where=(a != 0) | (b != 0))
+
+
 def advance(state: State) -> State:
     """The counting part of the next state."""
     return {"count": min(count_of(state) + 1, MAX_COUNT)} if "count" in state else {}

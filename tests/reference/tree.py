@@ -14,6 +14,10 @@ from .scalars import Array, State, advance
 Tree = Any  # an array, None, or a dict of trees
 
 
+# Fields of a state that are one number for all leaves, by the names that Optax (`count`, Adan's `t`) and we give them.
+SHARED = ("count", "t", "mu_product")
+
+
 class LeafMethod(Protocol):
     """A method for one array."""
 
@@ -63,20 +67,25 @@ class Leafwise:
             )
 
         fields = self.method.init(np.zeros(()))
-        return {name: 0 if name == "count" else slot(name) for name in fields}
+        return {name: fields[name] if name in SHARED else slot(name) for name in fields}
 
     def update(self, grads: Tree, state: State, params: Tree = None) -> tuple[State, Tree]:
-        names = [name for name in state if name != "count"]
-        count = {"count": state["count"]} if "count" in state else {}
+        names = [name for name in state if name not in SHARED]
+        shared = {name: state[name] for name in state if name in SHARED}
+        new = {**shared, **advance(shared)}
 
         def leaf(g: Any, take: bool, p: Any, *slots: Any) -> tuple[State, Any]:
             old = dict(zip(names, slots, strict=True))
-            return self.method.update(g, {**count, **old}, p) if take and g is not None else (old, g)
+            if not take or g is None:
+                return old, g
+            reached, u = self.method.update(g, {**shared, **old}, p)
+            new.update((name, reached[name]) for name in shared)
+            return reached, u
 
         mask = self._mask(grads if params is None else params)
         pairs = map_tree(leaf, grads, mask, params, *(state[name] for name in names))
         slots = {name: map_tree(lambda pair, n=name: pair[0][n], pairs) for name in names}
-        return {**advance(state), **slots}, map_tree(lambda pair: pair[1], pairs)
+        return {**new, **slots}, map_tree(lambda pair: pair[1], pairs)
 
 
 class Chain:

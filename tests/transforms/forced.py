@@ -105,14 +105,16 @@ class Errors:
         return max(self.state.values(), default=0.0)
 
 
-def forced(tx: Any, method: Any, steps: int = STEPS, dtype: Any = np.float32) -> Errors:
-    """Runs `tx` for some steps and asks `method` (a reference) at each of them.
+def forced(
+    tx: Any, method: Any, steps: int = STEPS, dtype: Any = np.float32, compiled: bool = True
+) -> Errors:
+    """Runs `tx` for some steps, compiled or operation by operation, and asks `method` (a reference) at each of them.
 
     A single number may cancel to almost nothing in one step: a leaf of one number is measured against a tenth of the
     largest that it has been, if that is more than what it is.
     """
     params, grads = problem(steps, dtype)
-    step: Callable[..., Any] = jax.jit(tx.update)
+    step: Callable[..., Any] = jax.jit(tx.update) if compiled else tx.update
     state, errors, largest = tx.init(params), Errors(), {}
     for g in grads:
         old = as_state(state)

@@ -1,74 +1,31 @@
 """Every transform and recipe with every option, each beside its reference: the grid over which the tests run."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 
 import gradxform as gx
 from tests import reference as ref
 
-from .forced import Both, Given, ours, theirs
-
-
-class Case(NamedTuple):
-    """Two builders, called inside the test, so that x64 is in force when they run."""
-
-    name: str
-    tx: Callable[[], Any]
-    method: Callable[[], Any]
-    state_tolerance: float = 2e-6
-    stored: bool = False  # in a dtype of its own
-
-
-WARM = Both("warmup_cosine", {"peak_value": 3e-3, "warmup_steps": 20, "total_steps": 200})
-FALL = Both("linear_schedule", {"init_value": 0.2, "end_value": 0.02, "transition_steps": 150})
-GROW = Both("exponential_decay", {"init_value": 1e-8, "transition_steps": 40, "decay_rate": 3.0})
-STAIRS = Both(
-    "piecewise_constant_schedule", {"init_value": 2.0, "boundaries_and_scales": {50: 0.5, 120: 0.3}}
+from . import alone
+from .grid_cases import (
+    BETA1,
+    BETA2,
+    FALL,
+    GROW,
+    MATRICES,
+    SAME1,
+    SAME2,
+    STAIRS,
+    STORAGE,
+    WARM,
+    Case,
+    by_rank,
+    leafwise,
+    make_case,
+    make_decay,
 )
-BETA1 = Given("linear_schedule", {"init_value": 0.8, "end_value": 0.95, "transition_steps": 150})
-BETA2 = Given("cosine_onecycle_schedule", {"transition_steps": 200, "peak_value": 0.999, "div_factor": 1.01})
-SAME1, SAME2 = (Both("constant_schedule", {"value": b}) for b in (0.9, 0.999))
-MATRICES = {"w": True, "b": False, "s": False, "c": True, "k": True}
-
-
-def by_rank(params: Any) -> Any:
-    return {k: p.ndim >= 2 for k, p in params.items()}
-
-
-def _case(
-    factory: str, method: Callable[..., Any], kwargs: dict[str, Any], drop: tuple[str, ...] = ()
-) -> Case:
-    """The same keyword arguments on both sides; `drop` are ours alone (storage dtypes)."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, Both):
-            return value.name
-        return getattr(value, "__name__", None) or ("dict" if isinstance(value, dict) else str(value))
-
-    name = f"{factory}({', '.join(f'{k}={text(v)}' for k, v in kwargs.items())})"
-    kept = {k: v for k, v in kwargs.items() if k not in drop}
-    narrow = 2.0**-7 if any(kwargs.get(k) in (jnp.bfloat16, jnp.float16) for k in drop) else 2e-6
-    return Case(
-        name,
-        lambda: getattr(gx, factory)(**{k: ours(v) for k, v in kwargs.items()}),
-        lambda: method(**{k: theirs(v) for k, v in kept.items()}),
-        narrow,
-        any(kwargs.get(k) is not None for k in drop),
-    )
-
-
-def _leafwise(method: Callable[..., Any]) -> Callable[..., Any]:
-    def make(mask: Any = True, **kwargs: Any) -> Any:
-        return ref.Leafwise(method(**kwargs), mask)
-
-    return make
-
-
-def _decay(weight_decay: Any = 0.0, mask: Any = None, coupled: bool = True) -> Any:
-    return ref.Leafwise(ref.AddDecayedWeights(weight_decay, not coupled), True if mask is None else mask)
-
+from .grid_methods import METHODS
 
 _MOMENTS: list[dict[str, Any]] = [
     {},
@@ -89,20 +46,21 @@ _MOMENTS: list[dict[str, Any]] = [
     {"eps_root": GROW},
     {"b1": SAME1, "b2": SAME2, "eps": GROW, "eps_root": GROW},
 ]
-_STORAGE = ("mu_dtype", "nu_dtype", "accumulator_dtype")
 
 
 def _adams() -> list[Case]:
     flags = [{"nesterov": False}, {"nesterov": True}]
     return [
-        _case("scale_by_adam", _leafwise(ref.Adam), moments | flag, _STORAGE)
+        make_case("scale_by_adam", leafwise(ref.Adam), moments | flag, STORAGE)
         for moments in _MOMENTS
         for flag in flags
     ]
 
 
 def _recipes() -> list[Case]:
-    cases = [_case("adam", ref.adam, {"learning_rate": 1e-3} | o, _STORAGE) for o in ({}, {"nesterov": True})]
+    cases = [
+        make_case("adam", ref.adam, {"learning_rate": 1e-3} | o, STORAGE) for o in ({}, {"nesterov": True})
+    ]
     for rate, decay, mask in (
         (1e-3, 1e-4, None),
         (1e-3, 0.1, MATRICES),
@@ -112,25 +70,25 @@ def _recipes() -> list[Case]:
         (1e-2, 0.0, None),
     ):
         kwargs = {"learning_rate": rate, "weight_decay": decay, "mask": mask}
-        cases += [_case(name, getattr(ref, name), kwargs) for name in ("adamw", "nadamw", "lion")]
+        cases += [make_case(name, getattr(ref, name), kwargs) for name in ("adamw", "nadamw", "lion")]
     every = {"b1": BETA1, "b2": BETA2, "eps": GROW, "eps_root": GROW}
     whole = {"learning_rate": WARM, "weight_decay": FALL, "mask": MATRICES}
-    cases.append(_case("adam", ref.adam, {"learning_rate": WARM, **every}))
-    cases.append(_case("adamw", ref.adamw, whole | every))
-    cases.append(_case("nadamw", ref.nadamw, whole | every))
+    cases.append(make_case("adam", ref.adam, {"learning_rate": WARM, **every}))
+    cases.append(make_case("adamw", ref.adamw, whole | every))
+    cases.append(make_case("nadamw", ref.nadamw, whole | every))
     cases.append(
-        _case("lion", ref.lion, whole | {"b1": BETA1, "b2": BETA2, "mu_dtype": jnp.bfloat16}, _STORAGE)
+        make_case("lion", ref.lion, whole | {"b1": BETA1, "b2": BETA2, "mu_dtype": jnp.bfloat16}, STORAGE)
     )
     for momentum in (None, 0.0, 0.9, BETA1):
         for nesterov in (False, True):
             kwargs = {"learning_rate": WARM, "momentum": momentum, "nesterov": nesterov}
-            cases.append(_case("sgd", ref.sgd, kwargs))
+            cases.append(make_case("sgd", ref.sgd, kwargs))
     return cases
 
 
 def _links() -> list[Case]:
     cases = [
-        _case("trace", _leafwise(ref.Trace), kwargs, _STORAGE)
+        make_case("trace", leafwise(ref.Trace), kwargs, STORAGE)
         for nesterov in (False, True)
         for kwargs in (
             {"decay": 0.0, "nesterov": nesterov},
@@ -141,7 +99,7 @@ def _links() -> list[Case]:
         )
     ]
     cases += [
-        _case("scale_by_lion", _leafwise(ref.Lion), kwargs, _STORAGE)
+        make_case("scale_by_lion", leafwise(ref.Lion), kwargs, STORAGE)
         for kwargs in (
             {},
             {"b1": 0.0},
@@ -151,22 +109,24 @@ def _links() -> list[Case]:
         )
     ]
     cases += [
-        _case("add_decayed_weights", _decay, {"weight_decay": decay, "mask": mask, "coupled": coupled})
+        make_case(
+            "add_decayed_weights", make_decay, {"weight_decay": decay, "mask": mask, "coupled": coupled}
+        )
         for decay in (0.0, 0.1, FALL)
         for mask in (None, MATRICES, by_rank)
         for coupled in (True, False)
     ]
     for factory, method, name, values in (
-        ("clip", _leafwise(ref.Clip), "max_delta", (0.0, 0.7, 1e9, FALL)),
-        ("clip_by_block_rms", _leafwise(ref.ClipByBlockRms), "threshold", (1e-9, 0.7, 1e9, FALL)),
+        ("clip", leafwise(ref.Clip), "max_delta", (0.0, 0.7, 1e9, FALL)),
+        ("clip_by_block_rms", leafwise(ref.ClipByBlockRms), "threshold", (1e-9, 0.7, 1e9, FALL)),
         ("clip_by_global_norm", ref.ClipByGlobalNorm, "max_norm", (0.0, 1e-6, 1.0, 1e9, STAIRS)),
-        ("scale", _leafwise(ref.Scale), "step_size", (-0.5, 0.0, 3.0, STAIRS)),
-        ("scale_by_schedule", _leafwise(ref.ScaleBySchedule), "step_size", (WARM, STAIRS)),
-        ("scale_by_learning_rate", _leafwise(ref.ScaleByLearningRate), "learning_rate", (0.0, 1e-3, WARM)),
+        ("scale", leafwise(ref.Scale), "step_size", (-0.5, 0.0, 3.0, STAIRS)),
+        ("scale_by_schedule", leafwise(ref.ScaleBySchedule), "step_size", (WARM, STAIRS)),
+        ("scale_by_learning_rate", leafwise(ref.ScaleByLearningRate), "learning_rate", (0.0, 1e-3, WARM)),
     ):
         word = "step_size_fn" if factory == "scale_by_schedule" else name
         for value in values:
-            case = _case(factory, lambda m=method, n=name, w=word, **k: m(**{n: k[w]}), {word: value})
+            case = make_case(factory, lambda m=method, n=name, w=word, **k: m(**{n: k[w]}), {word: value})
             cases.append(case)
     for options in (
         {"clipping": 0.01},
@@ -174,16 +134,16 @@ def _links() -> list[Case]:
         {"clipping": FALL, "eps": 0.5},
         {"clipping": 0.05, "eps": GROW},
     ):
-        cases.append(_case("adaptive_grad_clip", _leafwise(ref.AdaptiveGradClip), options))
+        cases.append(make_case("adaptive_grad_clip", leafwise(ref.AdaptiveGradClip), options))
     cases.append(
-        _case(
+        make_case(
             "scale_by_learning_rate",
-            _leafwise(ref.ScaleByLearningRate),
+            leafwise(ref.ScaleByLearningRate),
             {"learning_rate": WARM, "flip_sign": False},
         )
     )
-    cases.append(_case("scale_by_sign", _leafwise(ref.Sign), {}))
-    cases.append(_case("identity", _leafwise(ref.Identity), {}))
+    cases.append(make_case("scale_by_sign", leafwise(ref.Sign), {}))
+    cases.append(make_case("identity", leafwise(ref.Identity), {}))
     return cases
 
 
@@ -261,4 +221,4 @@ def _chains() -> list[Case]:
     ]
 
 
-GRID: list[Case] = [*_links(), *_adams(), *_recipes(), *_chains()]
+GRID: list[Case] = [*_links(), *_adams(), *_recipes(), *_chains(), *METHODS, *alone.CASES]

@@ -1,11 +1,16 @@
 """Every transform and recipe, every option, against the float64 references in NumPy.
 
 Float32: at most 2e-6 of a leaf's largest update in any of 200 steps, weight decay on in every recipe that has it. With
-x64, 1e-12. Storage in bfloat16 rounds what is kept (2^-8 of it), not the update, which is formed before.
+x64, and without `jit`, 1e-12. Storage in bfloat16 rounds what is kept (2^-8 of it), not the update, which is formed
+before.
 """
+
+import inspect
 
 import numpy as np
 import pytest
+
+import gradxform as gx
 
 from .forced import STEPS, forced
 from .grid import GRID, Case
@@ -15,6 +20,21 @@ by_name = pytest.mark.parametrize("case", GRID, ids=lambda case: case.name)
 
 def test_the_grid_names_every_case_once() -> None:
     assert len({case.name for case in GRID}) == len(GRID)
+
+
+#: Tested elsewhere: Lion's modes and units that are given by axes (test_options), sharding, presets.
+ELSEWHERE = {"mode", "smooth_beta", "axis", "axis_names", "like"}
+
+
+def test_the_grid_knows_every_option() -> None:
+    names = [case.name for case in GRID]
+    for method, made in ((name, getattr(gx, name)) for name in dir(gx)):
+        if getattr(made, "__module__", "").startswith("gradxform._transforms."):
+            rows = [name for name in names if name.startswith(f"{method}(")]
+            asked = set(inspect.signature(made).parameters) - ELSEWHERE
+            missing = {k for k in asked if not any(f"({k}=" in row or f" {k}=" in row for row in rows)}
+            assert not missing, (method, missing)
+            assert rows
 
 
 @by_name
@@ -27,7 +47,7 @@ def test_float32(case: Case) -> None:
 @by_name
 @pytest.mark.usefixtures("x64")
 def test_float64(case: Case) -> None:
-    errors = forced(case.tx(), case.method(), 12, np.float64)
+    errors = forced(case.tx(), case.method(), 8, np.float64, compiled=False)
     assert errors.worst <= 1e-12, errors.update
     if not case.stored:
         assert errors.worst_state <= 1e-12, errors.state

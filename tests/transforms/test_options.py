@@ -12,6 +12,10 @@ import pytest
 import gradxform as gx
 from tests import reference
 
+from . import alone
+from .options_methods import ADDED, CHANGES_OF_METHODS, apart
+
+TRANSFORMS = "gradxform._transforms."
 PARAMS = {"w": jnp.array([[0.5, -2.0, 0.3], [1.5, 0.1, -0.7]]), "b": jnp.array([0.25, -1.0])}
 HALF = gx.linear_schedule(1.0, 0.0, 8)
 MASK = {"w": True, "b": False}
@@ -126,6 +130,9 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
         {"clipping": [0.2, HALF], "eps": [3.0, HALF], "axis": [1, (0, 1)]},
     ),
 }
+for _factory, _options in ADDED.items():
+    CHANGES[_factory] = (CHANGES[_factory][0], CHANGES[_factory][1] | _options)
+CHANGES |= CHANGES_OF_METHODS | alone.OPTIONS
 ROWS = [
     (factory, base, name, value)
     for factory, (base, options) in CHANGES.items()
@@ -134,25 +141,25 @@ ROWS = [
 ]
 
 
-def gradients(steps: int = 6) -> Any:
+STEPS = 6
+
+
+@cache
+def gradients() -> Any:
     rng = np.random.default_rng(3)
     # Signs change, so that the memory of a sign rule shows too.
-    return {k: jnp.asarray(rng.normal(size=(steps, *p.shape)), jnp.float32) for k, p in PARAMS.items()}
+    return {k: rng.normal(size=(STEPS, *p.shape)).astype(np.float32) for k, p in PARAMS.items()}
 
 
 @cache
 def trajectory(tx: Any) -> tuple[Any, Any]:
-    """The updates of all steps, and the state at the end."""
-
-    def step(carry: Any, g: Any) -> Any:
-        params, state = carry
-        updates, state = tx.update(g, state, params)
-        return (gx.apply_updates(params, updates), state), updates
-
-    (_, state), updates = jax.jit(lambda c, g: jax.lax.scan(step, c, g))(
-        (PARAMS, tx.init(PARAMS)), gradients()
-    )
-    return updates, state
+    """The updates of all steps, and the state at the end. Not compiled: there are hundreds of these."""
+    params, state, seen = PARAMS, tx.init(PARAMS), []
+    for i in range(STEPS):
+        updates, state = tx.update({k: g[i] for k, g in gradients().items()}, state, params)
+        params = gx.apply_updates(params, updates)
+        seen.append(updates)
+    return {k: np.stack([updates[k] for updates in seen]) for k in PARAMS}, state
 
 
 def build(factory: str, kwargs: dict[str, Any]) -> Any:
@@ -167,18 +174,28 @@ def label(x: Any) -> str | None:
 
 @pytest.mark.parametrize(("factory", "base", "name", "value"), ROWS, ids=label)
 def test_every_option_matters(factory: str, base: dict[str, Any], name: str, value: Any) -> None:
+    value, others = apart(value)
+    base = base | others
     before, after = (trajectory(build(factory, kwargs)) for kwargs in (base, base | {name: value}))
     same = [np.array_equal(before[0][k], after[0][k]) for k in PARAMS]
-    if name == "mu_dtype" and "lion" in factory:  # a sign seldom shows how its momentum was rounded
+    # A sign seldom shows how its momentum was rounded.
+    if name.endswith("_dtype") and ("lion" in factory or factory == "signum"):
         same = [x.dtype == y.dtype for x, y in zip(*map(jax.tree.leaves, (before[1], after[1])), strict=True)]
     assert not all(same), "the option changes nothing"
+    assert all(np.all(np.isfinite(u)) for run in (before, after) for u in run[0].values())
 
 
 @pytest.mark.parametrize("factory", sorted(CHANGES))
 def test_the_table_knows_every_option(factory: str) -> None:
     asked = set(inspect.signature(getattr(gx, factory)).parameters)
-    # smooth_beta is of no account but for mode="smooth"; axis_names are for shard_map.
-    assert asked - {"smooth_beta", "axis_names"} == set(CHANGES[factory][1])
+    # smooth_beta is of no account but for mode="smooth"; axis_names are for shard_map; `like` is short for others.
+    assert asked - {"smooth_beta", "axis_names", "like"} == set(CHANGES[factory][1])
+
+
+def test_the_table_knows_every_method() -> None:
+    made = {name: getattr(gx, name) for name in dir(gx)}
+    here = {name for name, made in made.items() if getattr(made, "__module__", "").startswith(TRANSFORMS)}
+    assert here <= CHANGES.keys()
 
 
 def test_smooth_beta() -> None:

@@ -251,7 +251,7 @@ def test_a_file_never_imports_anything(text: str, monkeypatch: pytest.MonkeyPatc
         ("[]", "not a gradxform transform"),
         ('{"factory": "sgd"}', "not a gradxform transform"),
         (json.dumps({"gradxform": 2, "factory": "sgd", "arguments": {}}), "written in format 2"),
-        (call("nadamv", learning_rate=0.1), "did you mean 'nadamw'"),
+        (call("nadamwv", learning_rate=0.1), "did you mean 'nadamw'"),
         (call("sgd"), "lacks its argument 'learning_rate'"),
         (call("sgd", lr=0.1), "learning_rate"),
         (call("sgd", learning_rate={"later": 1}), "unknown tag 'later'"),
