@@ -51,7 +51,7 @@ def scale_by_adadelta(rho: Any = 0.9, eps: Any = 1e-6):
         >>> round(float(tx.update(5.0, tx.init(0.0))[0]), 6)
         0.003162
 
-    Differs from Optax: |g|^2 for complex gradients; both averages are float32 for a 16-bit parameter.
+    Differs from Optax: `|g|^2` for complex gradients; both averages are float32 for a 16-bit parameter.
     """
     check_number("scale_by_adadelta", "rho", rho, low=0, high=1, open_high=True)
     check_number("scale_by_adadelta", "eps", eps, low=0, open_low=True)

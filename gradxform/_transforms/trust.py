@@ -42,13 +42,13 @@ def scale_by_trust_ratio(
 
     **Update**: `u = c phi(|p|) / (max(|g|, min_norm) + eps) g` with `phi(x) = max(x, min_norm)`, bounded by `max_norm`.
     With a `weight_decay`, `u = c phi(|p|) / (|g| + weight_decay |p| + eps) (g + weight_decay p)`. The ratio is 1 where
-    |p| or |g| is 0.
+    one of the norms is 0.
 
     Args:
         min_norm: a floor for both norms, at least 0; above 0, weights at zero can move.
         trust_coefficient: c, above 0; 1 behind Adam (LAMB), 0.001 for plain gradients (LARS).
         eps: added below, at least 0.
-        max_norm: the most that |p| counts; None for no bound. The LAMB paper bounds it, by 10 in its first code.
+        max_norm: the most that `|p|` counts; None for no bound. The LAMB paper bounds it, by 10 in its first code.
         weight_decay: LARS's decay, with its own share of the denominator; not to stand beside `add_decayed_weights`.
 
     State: none.

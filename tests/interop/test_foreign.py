@@ -176,6 +176,27 @@ def test_inside_our_chain_it_is_what_it_is_alone(name: str) -> None:
     assert_same((p, updates, state), alone)
 
 
+#: Ours around anybody's.
+WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "masked": lambda tx: gx.masked(tx, "*"),
+    "param_groups": lambda tx: gx.param_groups({"*": tx}),
+    "named_chain": lambda tx: gx.named_chain(("first", tx), ("second", gx.identity())),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(factories()) - set(LEFT_OUT)))
+def test_inside_our_wrappers_it_is_what_it_is_alone(name: str) -> None:
+    """Updates and parameters; the state is nested as the wrapper nests it."""
+    with optax_s_own():
+        alone = run(make(name), ASKS.get(name, EXTRA), 2)
+    for wrap in WRAPPERS.values():
+        with optax_s_own():
+            tx = wrap(make(name))
+        got = run(tx, {**EXTRA, **ASKS.get(name, {})}, 2)
+        assert_same(got[:2], alone[:2])
+
+
 STATEFUL = [
     optax.adam,
     optax.adafactor,
