@@ -25,7 +25,7 @@ import optax
 
 from . import roles
 from .errors import leaf as place, say
-from .numerics import canonical, next_count
+from .numerics import canonical, compute_dtype, next_count
 from .roles import Count, Role, roles_of
 from .scalars import is_schedule, resolve, resolve_decay
 from .tree import as_array, is_absent, is_inexact, matches, pattern_text, view
@@ -167,10 +167,14 @@ class Rule:
 
         A second moment of a 16-bit parameter, or a factor of one, is float32 unless asked otherwise: in bfloat16,
         0.999 v rounds back to v and never decays; in float16 the square of 300 is infinite. `wide` names others.
+        Where a real dtype is asked for, a complex parameter keeps its imaginary part.
         """
         asked = self.dtypes.get(name)
         if asked is not None:
-            return canonical(asked)
+            signed = self.roles[name] is not roles.SECOND_MOMENT
+            return (
+                compute_dtype(asked, dtype) if signed and _drops_imaginary(asked, dtype) else canonical(asked)
+            )
         squares = self.roles[name] in (roles.SECOND_MOMENT, roles.FACTOR)
         if (squares or name in self.wide) and jnp.dtype(dtype) in (jnp.float16, jnp.bfloat16):
             return jnp.dtype(jnp.float32)
@@ -226,6 +230,11 @@ class Rule:
         }
         found.update({n: resolve_decay(self.call, n, v, count, dtype) for n, v in self.decays.items()})
         return found
+
+
+def _drops_imaginary(asked: Any, dtype: Any) -> bool:
+    complex_too = jnp.issubdtype(jnp.dtype(asked), jnp.complexfloating)
+    return jnp.issubdtype(dtype, jnp.complexfloating) and not complex_too
 
 
 class Running:

@@ -55,7 +55,8 @@ def scale_by_lion(
     Args:
         b1: weight of the momentum in the direction, in [0, 1).
         b2: decay of the momentum, in [0, 1).
-        mu_dtype: storage of the momentum; None is the parameter's dtype.
+        mu_dtype: storage of the momentum; None is the parameter's dtype, but float32 for a 16-bit parameter where
+            `mode` shows its size: an average with b2 = 0.99 stops short of its target in bfloat16.
         mode: f: "hard" is the sign, "smooth" `tanh(smooth_beta x)`, "refined" x within [-1, 1] and the sign outside.
         smooth_beta: the steepness of "smooth"; larger is closer to the sign.
 
@@ -81,7 +82,8 @@ def scale_by_lion(
         x = ema(g, s.mu, k.b1)
         m = ema(g, s.mu, k.b2)
         if mode == "smooth":
-            return jnp.tanh(k.smooth_beta * x), {"mu": m}
+            size = jnp.abs(x)  # written so that a complex number keeps its direction
+            return jnp.sign(x) * jnp.tanh(k.smooth_beta * size), {"mu": m}
         u = jnp.sign(x)
         return (u if mode == "hard" else jnp.where(jnp.abs(x) < 1, x, u)), {"mu": m}
 
@@ -91,6 +93,7 @@ def scale_by_lion(
         decays={"b1": b1, "b2": b2},
         scalars={"smooth_beta": smooth_beta},
         dtypes={"mu": mu_dtype},
+        wide=() if mode == "hard" else ("mu",),
     )
 
 

@@ -14,7 +14,7 @@ import jax
 import pytest
 
 import gradxform
-from gradxform import build
+from gradxform import build, testing
 
 ROOT = Path(__file__).parents[2]
 API = ROOT / "docs" / "api"
@@ -38,7 +38,7 @@ ROLES = {
     "SecondMoment",
 }
 # Records: what a rule sees, or what an executor is handed. The examples of the lifts and of `two_float` show them.
-RECORDS = {"Context", "Decay", "Executor", "Leaf", "Scheduled", "Slot", "Stage", "TwoFloat"}
+RECORDS = {"Context", "Decay", "Executor", "Law", "Leaf", "Scheduled", "Slot", "Stage", "TwoFloat"}
 
 
 def names(module: ModuleType) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def names(module: ModuleType) -> dict[str, Any]:
 
 PUBLIC = {
     f"{module.__name__}.{name}": value
-    for module in (gradxform, build)
+    for module in (gradxform, build, testing)
     for name, value in names(module).items()
 }
 DOCUMENTED = {name: value for name, value in PUBLIC.items() if name.split(".")[-1] not in ROLES}

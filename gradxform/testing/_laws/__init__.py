@@ -1,0 +1,16 @@
+"""The laws, a theme a file."""
+
+from . import (
+    devices as devices,
+    direction as direction,
+    finite as finite,
+    forms as forms,
+    leaves as leaves,
+    precision as precision,
+    refusals as refusals,
+    running as running,
+    starting as starting,
+    storing as storing,
+    trees as trees,
+    values as values,
+)

@@ -1,0 +1,72 @@
+"""What the laws are tried on: the catalogue's examples, richer ones where an example shows little, and known gaps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+import gradxform as gx
+from gradxform._catalog import entries
+
+FALL = gx.linear_schedule(0.9, 0.1, 10)
+ENTRIES = {entry.name: entry for entry in entries() if entry.kind not in ("schedule", "mask")}
+
+#: In the place of the catalogue's example.
+RICHER: dict[str, Callable[[], Any]] = {
+    "scale_by_schedule": lambda: gx.scale_by_schedule(FALL),
+    "chain": lambda: gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(FALL, b2=0.95, weight_decay=0.1)),
+    "named_chain": lambda: gx.named_chain(("clip", gx.clip(1.0)), ("go", gx.sgd(0.1, 0.9))),
+    "param_groups": lambda: gx.param_groups({"w": gx.adamw(1e-3), "*": gx.sgd(0.1, 0.9)}, unused="ignore"),
+    "masked": lambda: gx.masked(gx.trace(0.9), gx.matrices()),
+    "freeze": lambda: gx.freeze("b"),
+    "per_layer": lambda: gx.per_layer(gx.clip_by_block_rms(0.5), "w"),
+    "add_decayed_weights": lambda: gx.add_decayed_weights(0.1),
+    "ema": lambda: gx.ema(0.999),
+    "clip": lambda: gx.clip(0.5),
+    "clip_by_block_rms": lambda: gx.clip_by_block_rms(0.5),
+    "adaptive_grad_clip": lambda: gx.adaptive_grad_clip(0.05),
+    "sgd": lambda: gx.sgd(0.1, 0.9, nesterov=True),
+    "adafactor": lambda: gx.adafactor(0.1, min_dim_size_to_factor=2),
+    "scale_by_factored_rms": lambda: gx.scale_by_factored_rms(min_dim_size_to_factor=2),
+    "by hand": lambda: gx.GradientTransformation(*gx.trace(0.9)),
+}
+#: Transforms that name leaves are tried on this tree only.
+PARAMS = {name: {"w": jnp.ones((2, 3)), "b": jnp.ones((3,))} for name in ("freeze", "per_layer")}
+
+NAMES = [*ENTRIES, "by hand"]
+
+#: Other arguments, for the long run: schedules, dtypes of storage; and every preset.
+VARIANTS: dict[str, Callable[[], Any]] = {
+    "adam, schedules": lambda: gx.scale_by_adam(FALL, FALL, 1e-8, 0.0),
+    "adam, stored": lambda: gx.scale_by_adam(mu_dtype=jnp.float32, nu_dtype=jnp.float32, nesterov=True),
+    "adamw, masked": lambda: gx.adamw(FALL, weight_decay=FALL, mask=gx.matrices()),
+    "lion, refined": lambda: gx.scale_by_lion(0.9, 0.99, mode="refined"),
+    "lion, smooth": lambda: gx.scale_by_lion(mode="smooth"),
+    "rmsprop, centred": lambda: gx.rmsprop(0.1, centered=True, momentum=0.9, nesterov=True),
+    "sgd, dampened": lambda: gx.sgd(FALL, 0.9, dampening=0.5),
+    **{
+        f"{name}, {preset}": lambda entry=entry, preset=preset: entry.presets()[preset]
+        for name, entry in ENTRIES.items()
+        for preset in entry.factory.presets
+    },
+}
+
+#: Laws that a transform breaks, and why; "*" stands for whatever has a state like its parameters.
+GAPS: dict[str, dict[str, str]] = {
+    "sharded_jit_init": {"*": "zeros made under jit do not know of automatic axes; on explicit ones they do"},
+    "sharded_update": {"set_to_zero": "its zeros depend on nothing; on explicit axes they do"},
+    "file": {"named_chain": "Optax's layout: an ordered dictionary, which Flax brings back as a plain one"},
+    "sixteen_tracks": {
+        "adafactor, torch": "its floor is the parameter dtype's machine epsilon, in bfloat16 as large as a gradient"
+    },
+    "labels": dict.fromkeys(
+        ("scale_by_factored_rms", "adafactor", *(n for n in VARIANTS if n.startswith("adafactor"))),
+        "Optax's layout: an array of one number where nothing is factored",
+    ),
+}
+
+
+def make(name: str) -> Any:
+    """A transform by its name in `NAMES` or `VARIANTS`."""
+    known = RICHER.get(name) or VARIANTS.get(name)
+    return ENTRIES[name].example if known is None else known()
