@@ -285,8 +285,9 @@ def adafactor(
     """Adafactor: training without a second moment for every weight, and without any momentum.
 
     **Advice.** As T5 did: rate 1e-2 with `relative_step`, which falls like 1 / sqrt(t) from step 10,000, no decay, no
-    momentum. For vision transformers `like="big_vision"` with AdamW's schedule and a third of its rate: it has half of
-    Adam's state and its quality. Without momentum, clip the update (`clipping_threshold`), not the gradient.
+    momentum. For vision transformers `like="big_vision"` with AdamW's schedule and rate: a quarter of Adam's state,
+    since the only thing kept for each weight is a momentum in bfloat16. Without momentum, clip the update
+    (`clipping_threshold`), not the gradient.
 
     Args:
         learning_rate: a number or a schedule, or None for no factor. With `multiply_by_parameter_scale` the relative

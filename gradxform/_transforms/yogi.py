@@ -110,8 +110,8 @@ def yogi(
 ):
     """Yogi: Adam for gradients that come in bursts.
 
-    **Advice.** 1e-2 is the paper's rate, ten times Adam's, because of the large epsilon. It helps where v would
-    otherwise collapse between rare large gradients; elsewhere it behaves as Adam with `eps=1e-3` does.
+    **Advice.** 1e-2 is the paper's rate, three to ten times Adam's, because of the large epsilon. It helps where v
+    would otherwise collapse between rare large gradients; elsewhere it behaves as Adam with `eps=1e-3` does.
 
     Args:
         learning_rate: a number or a schedule; about the largest change of one weight in one step.

@@ -1,12 +1,18 @@
 """Every example runs in its quick mode, in a fresh process and without the strict flags, and prints what it says."""
 
+import argparse
+import functools
+import importlib.util
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import gradxform as gx
@@ -29,6 +35,17 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
+@functools.cache
+def module(path: str) -> Any:
+    """A file of the repository that is no part of the package."""
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
 def test_every_example_is_run_here():
     tested = pathlib.Path(__file__).read_text()
     for path in EXAMPLES.glob("*.py"):
@@ -41,6 +58,50 @@ def test_adam_by_hand_prints_the_eight_steps():
         assert moment in out
     assert "4.9200" in out, "w after eight steps"
     assert "2.4421" in out, "SGD with momentum"
+
+
+def test_the_counterexample_sends_adam_to_one_end_and_amsgrad_to_the_other(tmp_path):
+    out = run("amsgrad_counterexample.py", "--draws", "20000", "--seeds", "2", "--out", str(tmp_path))
+    (row,) = re.findall(r"(?m)^ +3,000 +(\S+) +(\S+) +(\S+) +(\S+)$", out)
+    adam, amsgrad, adam_regret, amsgrad_regret = map(float, row)
+    assert adam > 0.99
+    assert amsgrad < -0.99
+    assert adam_regret == pytest.approx(2 / 3, abs=0.02)
+    assert amsgrad_regret < 0.05
+    assert list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.slow
+def test_the_diagonal_is_flipped_at_a_found_rate_only(tmp_path):
+    out = run("diagonal_flip.py", "--long", "30", "--out", str(tmp_path))
+    assert out.startswith("31 parameters")
+    solved = dict(re.findall(r"(?m)^(\S.*rate \S+) .* (\d+) of 20$", out))
+    assert int(solved["momentum 0.9, rate 0.05"]) == int(solved["adam, rate 0.001"]) == 0
+    assert int(solved["momentum 0.9, rate 1"]) > 10
+    assert int(solved["adam, rate 0.2"]) > 10
+    assert list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.slow
+def test_why_adaptive_prints_adagrad_s_death(tmp_path):
+    out = run("why_adaptive.py", "--out", str(tmp_path))
+    for t, rate in (
+        ("100", "0.010000"),
+        ("1,000", "0.003162"),
+        ("10,000", "0.001000"),
+        ("100,000", "0.000316"),
+    ):
+        assert re.search(rf"(?m)^ +{t} +{rate} +{rate}$", out)
+    ends = {
+        name: tuple(map(float, pair))
+        for name, *pair in re.findall(r"(?m)^(\S.*?) +(\S+) at \S+ +(\S+) at", out)
+    }
+    assert ends["adagrad"][0] < 1e-12 < 1 < ends["adagrad"][1], (
+        "a rate for each coordinate, and a turned ravine"
+    )
+    assert ends["adam, b1 = 0"][0] < 1e-2 < 0.1 < ends["adam, b1 = 0"][1]
+    assert ends["sgd"][0] == pytest.approx(ends["sgd"][1], rel=0.05), "SGD does not know the axes"
+    assert list(tmp_path.glob("*.png"))
 
 
 @pytest.mark.slow
@@ -57,6 +118,76 @@ def test_train_lm_takes_any_recipe(recipe, tmp_path):
     assert "bits per byte" in run(
         "train_lm.py", "--optimizer", recipe, "--steps", "3", "--out", str(tmp_path)
     )
+
+
+# fmt: off
+EVERY_RECIPE = [
+    "adabelief", "adadelta", "adafactor", "adagrad", "adam", "adam_l2", "adamax", "adamaxw", "adamw", "adan", "amsgrad",
+    "lamb", "lars", "lion", "nadam", "nadamw", "radam", "rmsprop", "rprop", "sgd", "sign_sgd", "signum", "yogi",
+]
+# fmt: on
+QUICK = ("adafactor", "lamb", "rprop")  # one that factors, one that sees whole arrays, one without a schedule
+
+
+@pytest.mark.parametrize(
+    "recipe", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EVERY_RECIPE]
+)
+def test_every_recipe_of_train_lm_learns(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty steps of a tiny model on one batch, with the example's own arguments and rates."""
+    lm = module("examples/train_lm.py")
+    assert sorted(lm.RECIPES) == EVERY_RECIPE
+    for name, size in {"L": 2, "D": 32, "H": 2, "F": 64, "T": 16, "B": 4}.items():
+        monkeypatch.setattr(lm, name, size)
+    tx = lm.make_optimizer(argparse.Namespace(config=None, optimizer=recipe, learning_rate=None, steps=20))
+    assert gx.from_json(gx.to_json(tx)) == tx, "the example writes it to a file"
+
+    @jax.jit
+    def run(params: Any, batch: Any) -> Any:
+        def step(carry: Any, _: Any) -> Any:
+            params, state = carry
+            loss, gradients = jax.value_and_grad(lm.bits_per_byte)(params, batch)
+            updates, state = tx.update(gradients, state, params)
+            return (gx.apply_updates(params, updates), state), loss
+
+        return jax.lax.scan(step, (params, tx.init(params)), length=20)[1]
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        params = lm.init(jax.random.key(0))
+        batch = jnp.asarray(lm.read_text()[0][: lm.B * (lm.T + 1)]).reshape(lm.B, lm.T + 1)
+        losses = run(params, batch)
+    assert bool(jnp.all(jnp.isfinite(losses)))
+    assert float(losses[-1]) < float(losses[0]) - 0.1, losses
+
+
+def test_the_ladder_of_rates():
+    rung = module("benchmarks/recipes.py").rung
+    assert [rung(0.01, by) for by in (-2, -1, 0, 1, 2, 3)] == [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
+    assert [rung(30.0, by) for by in (-1, 0, 1)] == [10.0, 30.0, 100.0]
+
+
+@pytest.mark.slow
+def test_a_race_searches_and_runs_three_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    race = module("benchmarks/recipes.py")
+    for name, size in {"L": 1, "D": 16, "H": 2, "F": 16, "T": 16, "B": 2}.items():
+        monkeypatch.setattr(race.lm, name, size)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        result = race.race("lion", 8)
+    rates = [run["rate"] for run in result["search"]]
+    assert rates == sorted(set(rates))
+    assert result["best_rate"] == min(result["search"], key=race.value)["rate"]
+    assert [run["seed"] for run in result["runs"]] == [0, 1, 2]
+    assert result["state_bytes_per_parameter"] == pytest.approx(4, rel=0.01)
+    assert "| lion |" in race.table({"recipes": {"lion": result}})
+
+
+def test_the_table_of_the_guide_is_what_was_measured():
+    race = module("benchmarks/recipes.py")
+    assert set(EVERY_RECIPE) <= set(race.LOWEST)
+    results = json.loads((ROOT / "benchmarks" / "results" / "recipes-lm.json").read_text())
+    assert set(results["recipes"]) == set(race.LOWEST)
+    page = (ROOT / "docs" / "guide" / "choosing.md").read_text()
+    table = page.split("<!-- table: benchmarks/recipes.py -->\n")[1].split("\n<!-- end of the table -->")[0]
+    assert table.strip() == race.table(results).strip(), "python benchmarks/recipes.py --table FILE"
 
 
 @pytest.mark.slow
