@@ -62,6 +62,8 @@ from ._transforms.clip import clip as clip
 from ._transforms.clip import clip_by_block_rms as clip_by_block_rms
 from ._transforms.clip import clip_by_global_norm as clip_by_global_norm
 from ._transforms.decay import add_decayed_weights as add_decayed_weights
+from ._transforms.laprop import laprop as laprop
+from ._transforms.laprop import scale_by_laprop as scale_by_laprop
 from ._transforms.lion import lion as lion
 from ._transforms.lion import scale_by_lion as scale_by_lion
 from ._transforms.lion import scale_by_sign as scale_by_sign
