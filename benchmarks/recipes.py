@@ -35,7 +35,8 @@ WARMUP = 0.05
 SEARCH_SEED, SEEDS = 100, (0, 1, 2)
 POINTS, MOST_EXTENSIONS = 3, 4
 
-# The lowest rate of each grid, 1 or 3 times a power of ten; two more follow, and more beyond an edge that is best.
+# The lowest rate of each grid, 3e-3 if not said, 1 or 3 times a power of ten; two more follow, and more beyond an edge
+# that is best.
 LOWEST = {
     "adam": 3e-3, "adam_l2": 3e-3, "adamw": 3e-3, "nadam": 3e-3, "nadamw": 3e-3, "amsgrad": 3e-3, "radam": 3e-3,
     "adamax": 3e-3, "adamaxw": 3e-3, "adagrad": 1e-2, "rmsprop": 1e-3, "adadelta": 1.0, "rprop": 3e-4,
@@ -115,7 +116,7 @@ def value(run: dict[str, Any]) -> float:
 
 def race(name: str, steps: int) -> dict[str, Any]:
     run = make_run(name, steps)
-    search = [run(rung(LOWEST[name], i), SEARCH_SEED) for i in range(POINTS)]
+    search = [run(rung(LOWEST.get(name, 3e-3), i), SEARCH_SEED) for i in range(POINTS)]
     for _ in range(MOST_EXTENSIONS):
         best = min(search, key=value)["rate"]
         if best == search[0]["rate"]:

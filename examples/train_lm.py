@@ -76,6 +76,7 @@ RECIPES = {
     "adan": (1e-2, {"like": "paper", **DECAY}),
     "lamb": (1e-2, {"b2": 0.95, **DECAY}),
     "lars": (3.0, {"weight_decay": 5e-4, "weight_decay_mask": MATRICES}),
+    "laprop": (3e-3, {"b2": 0.95, **DECAY}),
     "lion": (2e-3, {"weight_decay": 0.5, "mask": MATRICES}),
     "signum": (1e-3, {}),
     "sign_sgd": (3e-3, {}),

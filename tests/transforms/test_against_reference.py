@@ -6,6 +6,7 @@ before.
 """
 
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,19 @@ import gradxform as gx
 from .forced import STEPS, forced
 from .grid import GRID, Case
 
-by_name = pytest.mark.parametrize("case", GRID, ids=lambda case: case.name)
+
+def first_of_each() -> list[Any]:
+    """The rows; all but the first of each factory are marked slow."""
+    seen: set[str] = set()
+    rows: list[Any] = []
+    for case in GRID:
+        factory = case.name.partition("(")[0]
+        rows.append(pytest.param(case, id=case.name, marks=pytest.mark.slow if factory in seen else ()))
+        seen.add(factory)
+    return rows
+
+
+by_name = pytest.mark.parametrize("case", first_of_each())
 
 
 def test_the_grid_names_every_case_once() -> None:

@@ -25,7 +25,12 @@ FILES = [
         "torch_adafactor.npz",
     ),
 ]
-RUNS = [(file, name) for file in FILES for name in reference.Golden.load(file).meta["runs"]]
+#: All but the first of a file are marked slow.
+RUNS = [
+    pytest.param(file, name, marks=pytest.mark.slow if i else ())
+    for file in FILES
+    for i, name in enumerate(reference.Golden.load(file).meta["runs"])
+]
 
 
 def table(values: Any) -> Callable[[Any], Any]:
