@@ -27,6 +27,7 @@ import numpy as np
 import optax
 
 import gradxform as gx
+from gradxform._catalog import entries
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"L": 2, "D": 64, "H": 2, "F": 256, "T": 64, "B": 8}
@@ -65,6 +66,11 @@ def load_example() -> Any:
 
 
 lm = load_example()
+
+
+def everybody() -> list[str]:
+    """All recipes of the catalogue, and the variants."""
+    return [*(entry.name for entry in entries("recipe")), *VARIANTS]
 
 
 def rung(rate: float, by: int) -> float:
@@ -202,7 +208,7 @@ def main() -> None:
     results: dict[str, Any] = {"machine": machine(), "settings": settings(options.steps), "recipes": {}}
     if options.only and options.out and options.out.exists():
         results["recipes"] = json.loads(options.out.read_text())["recipes"]
-    for name in options.only.split("; ") if options.only else LOWEST:
+    for name in options.only.split("; ") if options.only else everybody():
         start = time.perf_counter()
         got = results["recipes"][name] = race(name, options.steps)
         tried = "  ".join(f"{run['rate']:g}: {run['held_out']:.3f}" for run in got["search"])
