@@ -18,7 +18,14 @@ from tests.interop.runs import NARROW, RUNS
 
 pytestmark = pytest.mark.interop
 ALL = RUNS | NARROW
-run = pytest.mark.parametrize("name", ALL)
+#: The recipes as they are come fast; their variants and single transforms are marked slow.
+run = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if " " in name or name.startswith("scale_by") else ())
+        for name in ALL
+    ],
+)
 HALF, WHOLE = 7, 20
 
 

@@ -164,7 +164,7 @@ SLOW = {"lbfgs", "scale_by_zoom_linesearch", "contrib.sophia"}
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow if n in SLOW else ())
+        pytest.param(n, marks=pytest.mark.slow if n in SLOW or n.startswith("contrib.") else ())
         for n in sorted(set(factories()) - set(LEFT_OUT))
     ],
 )

@@ -56,6 +56,7 @@ def test_the_page_is_what_the_tool_writes() -> None:
 
 
 @of_this_optax
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "clip_by_global_norm", "scale_by_adam", "ema(0.999)", "yogi"])
 def test_the_page_is_true_today(name: str) -> None:
     assert {outcome.law.name for outcome in check(name).broken} == set(DATA["found"][name])

@@ -15,7 +15,12 @@ import gradxform as gx
 from tests import reference
 
 FILES = sorted(p.name for p in Path(reference.golden.FOLDER).glob("optax_*.npz") if "schedules" not in p.name)
-RUNS = [(file, name) for file in FILES for name in reference.Golden.load(file).meta["runs"]]
+#: All but the first of a file are marked slow.
+RUNS = [
+    pytest.param(file, name, marks=pytest.mark.slow if i else ())
+    for file in FILES
+    for i, name in enumerate(reference.Golden.load(file).meta["runs"])
+]
 
 #: Where our default is another rule on purpose, the arguments that make it Optax's.
 OURS: dict[str, dict[str, Any]] = {"yogi": {"seed_mu": True}, "rprop": {"lagged": True}}

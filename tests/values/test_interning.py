@@ -80,7 +80,9 @@ def test_a_compiled_update_dies_with_its_transform() -> None:
         jax.jit(tx.update)(PARAMS, jax.jit(tx.init)(PARAMS), PARAMS)
         return weakref.ref(tx.update)
 
-    gone = [once(1e-3 + i * 1e-4) for i in range(3)]
+    gone = [
+        once(1.2345e-3 + i * 1e-4) for i in range(3)
+    ]  # rates that nobody else has: equal transforms are one
     gc.collect()
     assert not any(ref() for ref in gone)
 
