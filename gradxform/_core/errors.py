@@ -187,6 +187,9 @@ def accepts(fn: Any, number: int) -> bool | None:
 def check_integer(call: str, name: str, value: Any, *, low: int = 0, why: str = "") -> None:
     """Raises unless `value` is a whole number of at least `low`."""
     tail = f"; {why}" if why else ""
+    whole = getattr(value, "shape", None) == () and jnp.issubdtype(value.dtype, np.integer)
+    if whole and concrete(value) is not None:  # a number that optax.inject_hyperparams has made an array
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"gx.{call}({name}={_short(value)}): wanted a whole number, got {_kind(value)}{tail}")
     if value < low:

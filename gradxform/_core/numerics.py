@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .errors import concrete
+
 INT32_MAX = np.iinfo(np.int32).max
 #: A magnitude whose square float32 can still add up over 2^31 elements. bfloat16 and float32 reach 2^127.
 SQUARABLE = 2.0**48
@@ -130,9 +132,20 @@ def quotient(x: Any, y: Any) -> Any:
     return jnp.where(y == 0, np.asarray(0, x.dtype), x / jnp.where(y == 0, one, y))
 
 
+def positive(*values: Any) -> bool:
+    """Whether one of these numbers is known, when the transform is built, to be above 0."""
+    return any((concrete(value) or 0) > 0 for value in values)
+
+
 def ratio(*eps: Any) -> Callable[[Any, Any], Any]:
-    """The division of a rule with these epsilons: plain, or `quotient` if all are known to be 0."""
-    return quotient if all(isinstance(e, int | float) and e == 0 for e in eps) else operator.truediv
+    """The division of a rule with these epsilons: plain, or `quotient` unless one is known to be above 0."""
+    return operator.truediv if positive(*eps) else quotient
+
+
+def root(x: Any) -> Any:
+    """The square root of what is not negative, whose derivative at 0 is 0 and not infinite; NaN stays NaN."""
+    zero = x == 0
+    return jnp.where(zero, np.asarray(0, x.dtype), jnp.sqrt(jnp.where(zero, np.asarray(1, x.dtype), x)))
 
 
 def filled(value: Any) -> Any:

@@ -25,7 +25,7 @@ import optax
 
 from . import roles
 from .errors import leaf as place, say
-from .numerics import canonical, compute_dtype, next_count
+from .numerics import abs_sq, canonical, compute_dtype, next_count, root
 from .roles import Count, Role, roles_of
 from .scalars import is_schedule, resolve, resolve_decay
 from .tree import as_array, is_absent, is_inexact, matches, pattern_text, view
@@ -85,7 +85,7 @@ class Leaf:
 
     def norm(self, x: Any) -> Any:
         """The Euclidean norm of the leaf."""
-        return jnp.sqrt(self.sum(jnp.square(jnp.abs(x))))
+        return root(self.sum(abs_sq(x)))
 
 
 class Scheduled(NamedTuple):

@@ -127,6 +127,12 @@ def expand(factory: Factory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
         known = ", ".join(map(repr, (own, *factory.presets)))
         raise ValueError(f"{factory.text}(like={like!r}): wanted one of {known}")
     given = {name for name, _ in zip(factory.signature.parameters, args, strict=False)} | rest.keys()
+    if given | {"like"} >= factory.signature.parameters.keys():
+        # Nobody writes all arguments: a wrapper has filled in the defaults, and the preset would be lost.
+        values_of = ", ".join(f"{name}={short(value)}" for name, value in factory.presets[like].items())
+        fact = f"{factory.text}(like={like!r}): every argument is given, so there is nothing to fill in"
+        cause = "optax.inject_hyperparams passes all defaults"
+        raise ValueError(say(fact, cause, f"instead of like={like!r} write {values_of or 'nothing'}"))
     return {**{name: v for name, v in factory.presets[like].items() if name not in given}, **rest}
 
 

@@ -25,8 +25,7 @@ from .._combine.plain import check_rate, scale, scale_by_learning_rate
 from .._core.errors import check_flag, check_integer, check_number
 from .._core.factory import factory
 from .._core.lift import leafwise
-from .._core.numerics import abs_sq, ratio
-from .._core.scalars import is_zero
+from .._core.numerics import abs_sq, positive, ratio, root
 from .average import ema
 from .clip import clip_by_block_rms
 from .decay import add_decayed_weights, check_decay
@@ -47,7 +46,7 @@ def _without(p: Any, axis: int) -> Any:
     return jnp.zeros_like(jax.eval_shape(lambda x: jnp.sum(x, axis=axis), p))
 
 
-def _root_or_zero(v: Any) -> Any:
+def _inverse_or_zero(v: Any) -> Any:
     return jnp.where(v > 0, jax.lax.rsqrt(v), np.asarray(0, v.dtype))
 
 
@@ -130,9 +129,9 @@ def scale_by_factored_rms(
         check_number("scale_by_factored_rms", "beta2_cap", beta2_cap, low=0, high=1)
 
     def axes(x: Any) -> tuple[int, int] | None:
-        return _factored_axes(x.shape, min_dim_size_to_factor, last_axes) if factored else None
+        return _factored_axes(x.shape, int(min_dim_size_to_factor), last_axes) if factored else None
 
-    over, root = ratio(epsilon), _root_or_zero if is_zero(epsilon) else jax.lax.rsqrt
+    over, inverse = ratio(epsilon), jax.lax.rsqrt if positive(epsilon) else _inverse_or_zero
 
     def once(c: Any) -> dict[str, Any]:
         one = np.asarray(1, c.dtype)
@@ -150,17 +149,17 @@ def scale_by_factored_rms(
         least = np.asarray(jnp.finfo(leaf.dtype).eps, square.dtype) if machine else k.floor
         if found is None:
             v = k.keep * s.v + k.renew * square
-            return g * root(v if floor is None else jnp.maximum(v, least * least)), {"v": v}
+            return g * inverse(v if floor is None else jnp.maximum(v, least * least)), {"v": v}
         low, high = found
         r = k.keep * s.v_row + k.renew * leaf.mean(square, high)
         c = k.keep * s.v_col + k.renew * leaf.mean(square, low)
         mean = leaf.mean(r, low - 1 if low > high else low, keepdims=True)
         if floor is None:
-            rows, columns = root(over(r, mean)), root(c)
+            rows, columns = inverse(over(r, mean)), inverse(c)
             u = g * jnp.expand_dims(rows, high) * jnp.expand_dims(columns, low)
         else:
             share = jnp.expand_dims(r / jnp.maximum(mean, least), high)
-            u = g * jax.lax.rsqrt(jnp.maximum(share * jnp.expand_dims(c, low), least * least))
+            u = g * inverse(jnp.maximum(share * jnp.expand_dims(c, low), least * least))
         return u, {"v_row": r, "v_col": c}
 
     numbers = {"decay_rate": decay_rate, "step_offset": step_offset, "epsilon": epsilon}
@@ -199,7 +198,7 @@ def scale_by_param_block_rms(min_scale: Any = 1e-3):
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s
-        return jnp.maximum(jnp.sqrt(leaf.mean(abs_sq(p))), k.min_scale) * g
+        return jnp.maximum(root(leaf.mean(abs_sq(p))), k.min_scale) * g
 
     return leafwise(step, scalars={"min_scale": min_scale}, needs=("params",))
 

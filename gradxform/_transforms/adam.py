@@ -136,11 +136,11 @@ def adam(
 ):
     """Adam without weight decay.
 
-    **Advice.** 1e-3 is a good first rate for small models, 1e-4 to 3e-4 for transformers; a weight moves by at most
-    about the rate in one step, whatever the size of the loss. From SGD with momentum take a rate 10 to 100 times
-    smaller. In 16-bit training raise `eps` to 1e-6 or more if gradients are tiny. With decay, use `adamw`: adding
-    `weight_decay * p` to the gradient in front of Adam (L2) divides the decay by the root of v and is another method,
-    `adam_l2`.
+    **Advice.** 1e-3 is a good first rate for small models, 1e-4 to 3e-4 for transformers; a weight moves by about
+    the rate in one step, whatever the size of the loss; by a few rates when its gradient suddenly grows. From SGD
+    with momentum take a rate 10 to 100 times smaller. In 16-bit training raise `eps` to 1e-6 or more if gradients
+    are tiny. With decay, use `adamw`: adding `weight_decay * p` to the gradient in front of Adam (L2) divides the
+    decay by the root of v and is another method, `adam_l2`.
 
     Args:
         learning_rate: a number or a schedule; about the largest change of one weight in one step.

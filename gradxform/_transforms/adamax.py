@@ -49,7 +49,7 @@ def scale_by_adamax(
     Reach: element.
 
     Returns:
-        A transform whose update is at most 1 in size once m is warm.
+        A transform whose update is about 1 in size; a sudden fall of gradients makes it larger the smaller b2 is.
 
     Raises:
         ValueError: for a decay outside [0, 1) or a negative epsilon.

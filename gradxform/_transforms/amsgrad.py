@@ -54,7 +54,7 @@ def scale_by_amsgrad(
     Reach: element.
 
     Returns:
-        A transform whose update is at most about 1 in size.
+        A transform whose update is about 1 in size, and a few times that when a gradient suddenly grows.
 
     Raises:
         ValueError: for a decay outside [0, 1) or a negative epsilon.

@@ -16,7 +16,7 @@ import numpy as np
 from .._core.errors import check_number, short
 from .._core.factory import factory
 from .._core.lift import elementwise, leafwise, treewise
-from .._core.numerics import abs_sq
+from .._core.numerics import abs_sq, root
 
 
 @factory(sample={"max_delta": 1.0})
@@ -70,7 +70,7 @@ def clip_by_block_rms(threshold: Any, *, axis_names: Any = None):
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s, p
-        rms = jnp.sqrt(leaf.mean(abs_sq(g)))
+        rms = root(leaf.mean(abs_sq(g)))
         return g / jnp.maximum(np.asarray(1, rms.dtype), rms / k.threshold)
 
     return leafwise(step, scalars={"threshold": threshold}, axis_names=axis_names)
@@ -114,7 +114,7 @@ def clip_by_global_norm(max_norm: Any, *, axis_names: Any = None):
         return jnp.sum(abs_sq(g))
 
     def once(c: Any) -> dict[str, Any]:
-        norm = jnp.sqrt(c.sums)
+        norm = root(c.sums)
         one = np.asarray(1, c.dtype)
         # Written so that NaN passes on (a comparison with NaN is false), 0 / 0 is not formed, and neither is 0 * Inf:
         # an infinite norm leaves next to nothing of the finite entries, and Inf where it is, for a guard to see.

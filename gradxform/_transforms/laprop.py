@@ -108,7 +108,7 @@ def laprop(
     small b2 or diverges at a large b1: here any b1 goes with any b2.
 
     Args:
-        learning_rate: a number or a schedule; about the largest change of one weight in one step.
+        learning_rate: a number or a schedule; about the change of one weight in one step.
         b1, b2, eps, mu_dtype, nu_dtype: as in `scale_by_laprop`.
         weight_decay: the decay per unit of learning rate; a number of at least 0, or a schedule.
         mask: which leaves decay; every form of `gx.masked`. None decays all.

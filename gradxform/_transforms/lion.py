@@ -164,8 +164,8 @@ def sign_sgd(learning_rate: optax.ScalarOrSchedule):
 def signum(learning_rate: optax.ScalarOrSchedule, beta: Any = 0.9, accumulator_dtype: Any = None):
     """The sign of the average gradient: Lion with one decay.
 
-    **Advice.** Rates as for Lion: three to ten times below AdamW's. Put `add_decayed_weights` between it and a rate of
-    your own for decay, or take `lion`, whose two decays nearly always do better.
+    **Advice.** Rates as for Lion: three to ten times below AdamW's. For decay, chain `ema(beta, debias=False)`,
+    `scale_by_sign()`, `add_decayed_weights(...)` and a rate, or take `lion`, whose two decays nearly always do better.
 
     Args:
         learning_rate: a number or a schedule; the change of every weight in one step.

@@ -17,7 +17,7 @@ import optax
 
 from .._combine.chain import chain
 from .._combine.plain import check_rate, scale_by_learning_rate
-from .._core.errors import check_flag, check_number
+from .._core.errors import check_flag, check_number, concrete
 from .._core.factory import factory
 from .._core.lift import elementwise
 from .._core.numerics import abs_sq, debias, ema, ratio
@@ -128,7 +128,8 @@ def nadam(
     """Adam with Nesterov's look ahead.
 
     **Advice.** Rates as for `adam`; with decay take `nadamw`. The look ahead is worth a little in most comparisons and
-    costs nothing. The schedule of the momentum (`like="torch"`) matters for some hundred steps only.
+    costs nothing. The schedule of the momentum is slow: with torch's 4e-3 it is 0.67 at step 4,000 and 0.81 at 10,000,
+    so `like="torch"` is another optimizer for thousands of steps.
 
     Args:
         learning_rate: a number or a schedule; about the largest change of one weight in one step.
@@ -155,7 +156,7 @@ def nadam(
     if momentum_decay is None:
         first = scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nu_dtype=nu_dtype, nesterov=nesterov)
         return chain(first, scale_by_learning_rate(learning_rate))
-    if not nesterov or eps_root != 0.0:
+    if not nesterov or (concrete(eps_root) or 0) != 0:
         lacks = "nesterov=False" if not nesterov else f"eps_root={eps_root}"
         raise ValueError(
             f"gx.nadam({lacks}): cannot stand beside momentum_decay={momentum_decay}; leave one out"

@@ -30,9 +30,8 @@ from .._core.errors import check_flag, check_number
 from .._core.factory import factory
 from .._core.foreign import state_class
 from .._core.lift import elementwise
-from .._core.numerics import abs_sq, debias, ema, filled
+from .._core.numerics import abs_sq, debias, ema, filled, positive
 from .._core.roles import Count, Moment, SecondMoment, declare_roles
-from .._core.scalars import is_zero
 from .sgd import trace
 
 _WithCount = state_class("optax._src.transform", "ScaleByRmsWithCountState", "count", "nu")
@@ -109,7 +108,7 @@ def scale_by_rms(
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del p, leaf
         v = ema(abs_sq(g), s.nu, k.decay)
-        return g * _inverse_root(k.c * v if bias_correction else v, k.eps, eps_in_sqrt, is_zero(eps)), {
+        return g * _inverse_root(k.c * v if bias_correction else v, k.eps, eps_in_sqrt, not positive(eps)), {
             "nu": v
         }
 
@@ -187,7 +186,7 @@ def scale_by_stddev(
         first = k.decay.value * k.decay.complement * s.nu
         spread = jnp.where(k.before > 0, spread, first) if bias_correction else spread
         variance = jnp.maximum(spread, np.asarray(0, spread.dtype)) / (k.now * k.now)
-        return g * _inverse_root(variance, k.eps, eps_in_sqrt, is_zero(eps)), {"mu": m, "nu": v}
+        return g * _inverse_root(variance, k.eps, eps_in_sqrt, not positive(eps)), {"mu": m, "nu": v}
 
     return elementwise(
         step,

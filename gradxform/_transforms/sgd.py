@@ -120,7 +120,7 @@ def sgd(
     if momentum is not None:
         check_number("sgd", "momentum", momentum, low=0, high=1, open_high=True)
     check_flag("sgd", "rate_in_momentum", rate_in_momentum)
-    if momentum is None and dampening is not None:
+    if momentum is None and dampening is not None and not is_zero(dampening):
         raise ValueError(
             f"gx.sgd(dampening={short(dampening)}): there is no momentum to dampen; say momentum=0.9"
         )

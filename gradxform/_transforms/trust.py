@@ -41,8 +41,8 @@ def scale_by_trust_ratio(
     """Multiplies each array's update by the ratio of the parameter's norm to its own.
 
     **Update**: `u = c phi(|p|) / (max(|g|, min_norm) + eps) g` with `phi(x) = max(x, min_norm)`, bounded by `max_norm`.
-    With a `weight_decay`, `u = c phi(|p|) / (|g| + weight_decay |p| + eps) (g + weight_decay p)`. The ratio is 1 where
-    one of the norms is 0.
+    With a `weight_decay`, `u = c phi(|p|) / (|g| + weight_decay |p| + eps) (g + weight_decay p)`, norms with their
+    floor. The ratio is 1 where one of the norms is 0, unless there is a `min_norm`.
 
     Args:
         min_norm: a floor for both norms, at least 0; above 0, weights at zero can move.
@@ -176,7 +176,8 @@ def lars(
     `trust_ratio_mask=gx.matrices()`; they then follow plain momentum SGD at the same rate.
 
     Args:
-        learning_rate: a number or a schedule; times `trust_coefficient`, the relative change of an array in one step.
+        learning_rate: a number or a schedule; times `trust_coefficient`, the relative change of an array in one step,
+            and `1 / (1 - momentum)` times that while gradients keep their direction.
         weight_decay: added to the gradient before the ratio.
         weight_decay_mask: which leaves decay; every form of `gx.masked`.
         trust_coefficient, eps: as in `scale_by_trust_ratio`.

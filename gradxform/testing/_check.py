@@ -60,8 +60,17 @@ def check_transform(
         ['shapes_refused']
     """
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
-        raise TypeError(f"check_transform: wanted a transform with init and update, got {tx!r}")
+        hint = "; a factory is called first: check_transform(factory(...))" if callable(tx) else ""
+        raise TypeError(f"check_transform: wanted a transform with init and update, got {tx!r}{hint}")
+    if reach not in (None, "element", "leaf", "tree"):
+        raise ValueError(f"check_transform(reach={reach!r}): wanted 'element', 'leaf' or 'tree'")
+    if not isinstance(examples, int) or examples < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"check_transform(examples={examples!r}): wanted a whole number of at least 1")
+    if seed is not None and not isinstance(seed, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"check_transform(seed={seed!r}): wanted a whole number, or None to draw one")
     chosen = find(laws)
+    if not chosen:
+        raise ValueError("check_transform(laws=[]): no law is named; None means all")
     seed = secrets.randbelow(2**31) if seed is None else seed
     text = label(tx)
     print(f"check_transform({text}, seed={seed})")
