@@ -227,11 +227,11 @@ def check_wheel(arguments):
 
 
 def laws_elsewhere(arguments):
-    """run laws and interop on the newest other supported Python that works here"""
+    """run laws, interop and Optax's own tests on the newest other supported Python that works here"""
     for version, base in other_pythons().items():
         if shutil.which("uv") or has_venv(base):
             python = environment(["test"], name="py" + version, base=base)
-            pytest(python, ["-m", "laws or interop"] + arguments)
+            pytest(python, ["-m", "(laws or interop) and not slow or optax_suite"] + arguments)
             return "on Python " + version
     return "skipped: no other Python of {} works here".format(", ".join(SUPPORTED))
 
@@ -240,7 +240,7 @@ def laws_lowest(arguments):
     """run laws and interop with the lowest dependencies that pyproject.toml states"""
     pins = tuple(re.sub(">=", "==", requirement) for requirement in project()["dependencies"])
     python = environment(["test"], name="lowest", pins=pins)
-    pytest(python, ["-m", "laws or interop"] + arguments)
+    pytest(python, ["-m", "(laws or interop) and not slow"] + arguments)
     return " ".join(pins)
 
 

@@ -114,10 +114,9 @@ def test_train_lm_learns_writes_a_picture_and_a_sample(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["sgd", "lion", "nadamw"])
-def test_train_lm_takes_any_recipe(recipe, tmp_path):
+def test_train_lm_takes_any_recipe(tmp_path):
     assert "bits per byte" in run(
-        "train_lm.py", "--optimizer", recipe, "--steps", "3", "--out", str(tmp_path)
+        "train_lm.py", "--optimizer", "lion", "--steps", "3", "--out", str(tmp_path)
     )
 
 

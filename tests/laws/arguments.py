@@ -48,6 +48,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
         f"{name}, {preset}": lambda entry=entry, preset=preset: entry.presets()[preset]
         for name, entry in ENTRIES.items()
         for preset in entry.factory.presets
+        if entry.presets()[preset] != entry.example  # many frameworks agree
     },
 }
 

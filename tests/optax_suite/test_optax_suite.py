@@ -19,7 +19,7 @@ from typing import Any
 import optax
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.interop]
+pytestmark = [pytest.mark.slow, pytest.mark.interop, pytest.mark.optax_suite]
 
 HERE = Path(__file__).parent
 SITE = Path(optax.__file__).parents[1]
