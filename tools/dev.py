@@ -222,7 +222,7 @@ def check_wheel(arguments):
         run(
             python, "-I", "-c", "import gradxform; print('[dev] imported', gradxform.__file__)", cwd=elsewhere
         )
-        install(python, wheel + "[examples]")
+        install(python, wheel + "[examples,testing]")
         run(python, "-I", os.path.join(ROOT, "tools", "readme.py"), *(arguments or pages()), cwd=elsewhere)
 
 
