@@ -10,13 +10,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def nothing_compiled_is_kept() -> Iterator[None]:
-    """What one file has compiled is of no use to the next, and thousands of programs are gigabytes."""
-    yield
-    jax.clear_caches()
-
-
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Double precision for one test."""
