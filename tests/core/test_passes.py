@@ -24,6 +24,7 @@ def compiled(tx, apply, shapes):
     return traced, traced.lower().compile()
 
 
+@pytest.mark.slow
 def test_the_clipped_adamw_makes_no_copy_of_the_gradients(shapes):
     assert len(shapes) == 148
     size = sum(x.nbytes for x in tree(shapes, 0).values())

@@ -158,13 +158,24 @@ def test_the_table_names_optax_s_functions() -> None:
     assert set(CALLS) | set(LEFT_OUT) <= known
 
 
-SLOW = {"lbfgs", "scale_by_zoom_linesearch", "contrib.sophia"}
+#: Those that stand for the others where time is short.
+QUICK = {
+    "adamw",
+    "adafactor",
+    "novograd",
+    "sm3",
+    "polyak_sgd",
+    "add_noise",
+    "apply_if_finite",
+    "MultiSteps",
+    "flatten",
+}
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow if n in SLOW or n.startswith("contrib.") else ())
+        pytest.param(n, marks=() if n in QUICK else pytest.mark.slow)
         for n in sorted(set(factories()) - set(LEFT_OUT))
     ],
 )

@@ -21,7 +21,7 @@ def check(name: str, examples: int) -> None:
 
 
 #: Those that stand for the others where time is short.
-QUICK = {"adamw", "clip_by_global_norm", "masked", "by hand"}
+QUICK = {"adamw", "by hand"}
 
 
 @pytest.mark.parametrize(
