@@ -45,6 +45,24 @@ def test_donated_parameters_and_state_are_updated_in_place(shapes):
     assert memory.alias_size_in_bytes >= 0.99 * memory.output_size_in_bytes
 
 
+def test_the_program_grows_with_the_leaves_and_not_with_their_square():
+    """The sum over all leaves stands once in the program, not in the loop of every leaf that it scales."""
+
+    def lines(tx, leaves):
+        grads = [jnp.ones(1)] * leaves
+        return len(jax.jit(tx.update).lower(grads, tx.init(grads), grads).compile().as_text().splitlines())
+
+    def repeated(grads, state, params):
+        zero = (total := sum(jnp.sum(g * g) for g in grads)) == 0.0
+        norm = jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, total)))
+        return [g * jnp.where(norm <= 1.0, 1.0, 1.0 / jnp.where(norm == 0.0, 1.0, norm)) for g in grads], state
+
+    clip = gx.clip_by_global_norm(1.0)
+    assert lines(clip, 40) < 2.1 * lines(clip, 20)
+    control = optax.GradientTransformation(clip.init, repeated)
+    assert lines(control, 40) > 2.5 * lines(control, 20), "the control: XLA repeats what is written like this"
+
+
 def test_equations_are_counted_through_inner_jits():
     def inner(x):
         return jax.jit(lambda y: y * y + 1.0)(x)
