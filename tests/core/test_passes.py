@@ -55,7 +55,9 @@ def test_the_program_grows_with_the_leaves_and_not_with_their_square():
     def repeated(grads, state, params):
         zero = (total := sum(jnp.sum(g * g) for g in grads)) == 0.0
         norm = jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, total)))
-        return [g * jnp.where(norm <= 1.0, 1.0, 1.0 / jnp.where(norm == 0.0, 1.0, norm)) for g in grads], state
+        return [
+            g * jnp.where(norm <= 1.0, 1.0, 1.0 / jnp.where(norm == 0.0, 1.0, norm)) for g in grads
+        ], state
 
     clip = gx.clip_by_global_norm(1.0)
     assert lines(clip, 40) < 2.1 * lines(clip, 20)

@@ -143,6 +143,7 @@ SIZES: dict[str, Callable[[Any], float]] = {
 
 
 @by_name
+@pytest.mark.slow
 def test_sixteen_bits_stay_finite(name: str) -> None:
     """Zero, tiny and huge gradients, several steps of each, one after the other: no Inf and no NaN is left behind."""
     tx = TRANSFORMS[name]()

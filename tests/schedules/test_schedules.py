@@ -400,6 +400,7 @@ PEAKS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PEAKS)
 def test_B11_gradients_with_respect_to_the_peak(name: str) -> None:
     """Finite at every count: nothing infinite stands in the branch not taken. And it is the difference quotient."""

@@ -58,6 +58,7 @@ def test_float32(case: Case) -> None:
 
 
 @by_name
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_float64(case: Case) -> None:
     errors = forced(case.tx(), case.method(), 8, np.float64, compiled=False)
