@@ -5,6 +5,8 @@ from . import build as build
 from ._combine.chain import chain as chain
 from ._combine.chain import named_chain as named_chain
 from ._combine.groups import param_groups as param_groups
+from ._combine.guard import check as check
+from ._combine.guard import guard as guard
 from ._combine.mask import freeze as freeze
 from ._combine.mask import masked as masked
 from ._combine.mask import matrices as matrices

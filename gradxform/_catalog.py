@@ -87,13 +87,13 @@ class Entry:
     @property
     def needs(self) -> tuple[str, ...]:
         """What `update` of the example must be given."""
-        rules = [link.rule for link in self.example.plan.links if link.rule is not None]
+        rules = [link.rule for link in self.example.plan.flat if link.rule is not None]
         return tuple(dict.fromkeys(name for rule in rules for name in rule.needs))
 
     @property
     def roles(self) -> dict[str, dict[str, Role]]:
         """The state fields of each link of the example by address, with their roles."""
-        links = self.example.plan.links
+        links = self.example.plan.flat
         return {link.address: roles_of(link.rule.state) for link in links if link.rule is not None}
 
 

@@ -23,6 +23,7 @@ from ._core.numerics import (
 from ._core.plan import Executor as Executor, Slot as Slot
 from ._core.reduce import reduce_leaves as reduce_leaves
 from ._core.roles import (
+    Accumulator as Accumulator,
     Basis as Basis,
     Count as Count,
     Factor as Factor,

@@ -47,7 +47,7 @@ class ChainBody(Body):
         last_rate = max((i for i, link in enumerate(self.links) if link.body.rate), default=-1)
         downhill = ""
         for i, link in enumerate(self.links):
-            rules = [inner.rule for inner in link.plan.links if inner.rule is not None]
+            rules = [inner.rule for inner in link.plan.flat if inner.rule is not None]
             if downhill and any(rule.coupled for rule in rules):
                 raise ValueError(
                     say(
@@ -76,7 +76,7 @@ class ChainBody(Body):
     def _unpack(self, state: Any, address: str) -> Sequence[Any]:
         if not self.named:
             first = self.links[0].plan.links if self.links else ()
-            return door.check_parts(state, self.names, address, any(link.whole is not None for link in first))
+            return door.check_parts(state, self.names, address, any(link.foreign for link in first))
         if not isinstance(state, Mapping) or set(state) != set(self.names):
             raise ValueError(
                 door.wrong_state(

@@ -198,8 +198,8 @@ def per_layer(inner: Any, stacked: Any):
         )
         raise TypeError(say(fact, order))
     tx = as_transform(inner, "gx.per_layer(inner)")
-    for link in tx.plan.links:
-        if link.rule is None:
+    for link in tx.plan.flat:
+        if link.foreign:
             raise ValueError(
                 f"gx.per_layer: {link.address} sees the whole tree at once and cannot work per layer"
             )

@@ -83,8 +83,13 @@ class HandBody(PairBody):
 class _Pair:
     """Runs an `update` function as a whole-tree link."""
 
+    plan = None
+
     def __init__(self, update: Any) -> None:
         self.update_fn = update
+
+    def parts(self, state: Any) -> list[Any]:
+        return [state]
 
     def update(self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:
         with compat.promotion("standard"), compat.rank_promotion("allow"):

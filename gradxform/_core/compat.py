@@ -84,3 +84,14 @@ def is_key(x: Any) -> bool:
     """Whether `x` is an array of typed PRNG keys."""
     dtype = getattr(x, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def varying_as(x: Any, others: Any) -> Any:
+    """`x`, varying (inside `shard_map`) on every mesh axis on which one of the others does."""
+    missing = frozenset[str]().union(*map(varying_axes, others)) - varying_axes(x)
+    return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
+
+
+def strong(x: Any, dtype: Any) -> Any:
+    """`x` in this dtype, and of no weak type."""
+    return jax.lax.convert_element_type(x, dtype) if x.dtype != dtype or getattr(x, "weak_type", False) else x

@@ -57,10 +57,13 @@ def reach_of(tx: Any) -> str:
         ('element', 'tree')
     """
     plan = getattr(tx, "plan", None)
-    if plan is None or all(link.rule is None for link in plan.links):
-        update = getattr(tx.body, "update_fn", tx.update) if plan is not None else tx.update
-        return _DECLARED.get(_maker(update), "tree")
-    return max((link.reach for link in plan.links), key=_REACHES.index, default="element")
+    if plan is None:
+        return _DECLARED.get(_maker(tx.update), "tree")
+    return max(map(_reach, plan.flat), key=_REACHES.index, default="element")
+
+
+def _reach(link: Any) -> str:
+    return _DECLARED.get(_maker(link.whole.update_fn), "tree") if link.foreign else link.reach
 
 
 def _maker(update: Any) -> str:

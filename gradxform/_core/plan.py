@@ -73,7 +73,14 @@ class Selector(Protocol):
 class Whole(Protocol):
     """A transform that is not made of rules: it sees the whole tree at once."""
 
+    #: The plan of the transform inside, if it is a wrapper's; None for somebody's pair of functions.
+    plan: "Plan | None"
+
     def update(self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]: ...
+
+    def parts(self, state: Any) -> list[Any]:
+        """The states of the links of `plan`."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +112,17 @@ class Link:
     stacked: tuple[Any, ...]
     mask_extra: bool
     needs: tuple[str, ...]
+    reach: str = "tree"
 
     @property
-    def reach(self) -> str:
-        return "tree" if self.rule is None else self.rule.reach
+    def inside(self) -> "Plan | None":
+        """The plan that a wrapper runs as a whole, when it runs it."""
+        return None if self.whole is None else self.whole.plan
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the link is a pair of functions, of which nothing is known."""
+        return self.rule is None and self.inside is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +149,15 @@ class Plan:
                 found.setdefault(name, []).append(link.address)
         return found
 
+    @property
+    def flat(self) -> tuple[Link, ...]:
+        """All links, those inside of wrappers behind the wrapper's own."""
+        found: list[Link] = []
+        for link in self.links:
+            found.append(link)
+            found.extend(link.inside.flat if link.inside is not None else ())
+        return tuple(found)
+
 
 class Lowering:
     """Collects links and segments while bodies are flattened."""
@@ -158,17 +181,22 @@ class Lowering:
             self.segments.append(Segment())
         return self.segments[number]
 
-    def _link(self, route: Route, rule: Rule | None, whole: Whole | None, needs: tuple[str, ...]) -> int:
-        address = "/".join(route.names) or ("transform" if rule is None else rule.call)
-        self.links.append(
-            Link(
-                address, rule, whole, route.selectors, route.executor, route.stacked, route.mask_extra, needs
-            )
-        )
+    def _link(
+        self,
+        address: str,
+        route: Route,
+        rule: Rule | None,
+        whole: Whole | None,
+        needs: tuple[str, ...],
+        reach: str,
+    ) -> int:
+        around = (route.selectors, route.executor, route.stacked, route.mask_extra)
+        self.links.append(Link(address, rule, whole, *around, needs, reach))
         return len(self.links) - 1
 
     def rule(self, rule: Rule, route: Route) -> Route:
-        number = self._link(route, rule, None, rule.needs)
+        address = "/".join(route.names) or rule.call
+        number = self._link(address, route, rule, None, rule.needs, rule.reach)
         segment, worked = route.segment, route.worked
         for i, stage in enumerate(rule.stages):
             if stage.reduce is not None and (worked or i > 0):
@@ -177,8 +205,11 @@ class Lowering:
             worked = worked or stage.step is not None
         return replace(route, segment=segment, worked=worked)
 
-    def whole(self, whole: Whole, route: Route, needs: tuple[str, ...] = ()) -> Route:
-        number = self._link(route, None, whole, needs)
+    def whole(
+        self, whole: Whole, route: Route, needs: tuple[str, ...] = (), label: str = "", reach: str = "tree"
+    ) -> Route:
+        names = (*route.names, label) if label else route.names
+        number = self._link("/".join(names) or "transform", route, None, whole, needs, reach)
         segment = route.segment + (1 if route.worked else 0)
         self._segment(segment).wholes.append(number)
         return replace(route, segment=segment + 1, worked=False)

@@ -4,6 +4,7 @@ Rows are made from the plan and from abstract shapes; nothing is computed on a d
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,8 @@ import jax
 import numpy as np
 
 from .compat import Tracer
-from .plan import Link, selected
-from .roles import OTHER, Role
+from .plan import Link, Plan, selected
+from .roles import OTHER, Role, roles_of
 from .rule import Rule
 from .scalars import is_schedule
 from .transform import GradientTransformation
@@ -82,24 +83,57 @@ def _slot(name: str, role: Role, tree: Any) -> tuple[str, str, str, int]:
 
 def _row(link: Link, state: Any, leaves: list[tuple[str, int]]) -> LinkRow:
     rule = link.rule
-    if rule is None:
-        slots = [_slot("state", OTHER, state)] if jax.tree.leaves(state) else []
-        scalars: list[tuple[str, str]] = []
-    else:
+    scalars: list[tuple[str, str]] = []
+    call = link.address.rsplit("/", 1)[-1]
+    if rule is not None:
         slots = _slots(rule, state)
         values = {**rule.decays, **rule.scalars}
         scalars = [(name, _scalar_text(value)) for name, value in values.items()]
+        call = rule.call
+    elif link.inside is not None:
+        own = {name: role for name, role in roles_of(type(state)).items() if name != "inner_state"}
+        slots = [_slot(name, role, getattr(state, name)) for name, role in own.items()]
+    else:
+        slots = [_slot("state", OTHER, state)] if jax.tree.leaves(state) else []
+        call = "a transform without spec"
     return LinkRow(
         address=link.address,
-        call="a transform without spec" if rule is None else rule.call,
+        call=call,
         reach=link.reach,
         needs=link.needs,
         scalars=tuple(scalars),
         leaves=tuple(path for path, _ in leaves),
         parameters=sum(size for _, size in leaves),
-        state_bytes=tree_bytes(state),
+        state_bytes=sum(size for *_, size in slots),
         slots=tuple(slots),
     )
+
+
+class _Rows:
+    """The rows of a plan and of the plans inside its wrappers."""
+
+    def __init__(self) -> None:
+        self.found: list[LinkRow] = []
+        self.turns: Counter[str] = Counter()
+        self.zeroed: set[str] = set()
+
+    def add(self, plan: Plan, parts: Sequence[Any], params: Any) -> None:
+        rows = view(params)
+        sizes = [0 if is_absent(p) else int(np.prod(np.shape(p), dtype=np.int64)) for p in rows.places]
+        cache: dict[Any, Any] = {}
+        for link, part in zip(plan.links, parts, strict=True):
+            chosen = selected(link, params, rows.paths, rows.places, cache)
+            leaves = [(p, size) for p, size, take in zip(rows.paths, sizes, chosen, strict=True) if take]
+            self.found.append(_row(link, part, leaves))
+            if link.rule is not None and link.rule.call == "set_to_zero":
+                self.zeroed.update(path for path, _ in leaves)
+            elif link.rule is not None and link.rule.flips:
+                self.turns.update(path for path, _ in leaves)
+            if link.whole is not None and link.whole.plan is not None:
+                hidden = params
+                for selector in link.selectors:
+                    hidden = selector.hide(params, rows.paths, rows.places, hidden)
+                self.add(link.whole.plan, link.whole.parts(part), hidden)
 
 
 def facts(tx: GradientTransformation, params: Any) -> Facts:
@@ -107,29 +141,18 @@ def facts(tx: GradientTransformation, params: Any) -> Facts:
     rows = view(params)
     state = jax.eval_shape(tx.body.init, params)
     parts = tx.body.split(state, "")
-    sizes = [0 if is_absent(p) else int(np.prod(np.shape(p), dtype=np.int64)) for p in rows.places]
-    cache: dict[Any, Any] = {}
-    found: list[LinkRow] = []
-    turns: Counter[str] = Counter()
-    zeroed: set[str] = set()
-    for link, part in zip(tx.plan.links, parts, strict=True):
-        chosen = selected(link, params, rows.paths, rows.places, cache)
-        leaves = [(path, size) for path, size, take in zip(rows.paths, sizes, chosen, strict=True) if take]
-        found.append(_row(link, part, leaves))
-        is_zero = link.rule is not None and link.rule.call == "set_to_zero"
-        if is_zero:
-            zeroed.update(path for path, _ in leaves)
-        elif link.rule is not None and link.rule.flips:
-            turns.update(path for path, _ in leaves)
+    found = _Rows()
+    found.add(tx.plan, parts, params)
+    zeroed = found.zeroed
     arrays = [(path, p) for path, p in zip(rows.paths, rows.places, strict=True) if not is_absent(p)]
-    known = all(link.rule is not None for link in tx.plan.links)
-    uphill = tuple(path for path, _ in arrays if path not in zeroed and turns[path] % 2 == 0)
+    known = not any(link.foreign for link in tx.plan.flat)
+    uphill = tuple(path for path, _ in arrays if path not in zeroed and found.turns[path] % 2 == 0)
     return Facts(
-        links=tuple(found),
+        links=tuple(found.found),
         leaves=tuple(
             (path, tuple(np.shape(p)), str(getattr(p, "dtype", type(p).__name__))) for path, p in arrays
         ),
-        parameters=sum(sizes),
+        parameters=sum(int(np.prod(np.shape(p), dtype=np.int64)) for _, p in arrays),
         parameter_bytes=tree_bytes(params),
         state_bytes=tree_bytes(state),
         frozen=tuple(sorted(zeroed)),

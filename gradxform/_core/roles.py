@@ -39,6 +39,7 @@ GRAM = Role("gram", True, "an average of G G^T or G^T G")
 BASIS = Role("basis", True, "an orthogonal basis")
 RESIDUAL = Role("residual", True, "what rounding or compression left out")
 HISTORY = Role("history", True, "past gradients or steps, stacked")
+ACCUMULATOR = Role("accumulator", True, "gradients on their way to a mean")
 OTHER = Role("other", False, "not declared")
 
 Count: TypeAlias = Annotated[Any, COUNT]
@@ -52,6 +53,7 @@ Gram: TypeAlias = Annotated[Any, GRAM]
 Basis: TypeAlias = Annotated[Any, BASIS]
 Residual: TypeAlias = Annotated[Any, RESIDUAL]
 History: TypeAlias = Annotated[Any, HISTORY]
+Accumulator: TypeAlias = Annotated[Any, ACCUMULATOR]
 
 _DECLARED: dict[type, dict[str, Role]] = {}
 

@@ -22,14 +22,24 @@ from .tree import View, gather, is_absent, is_float0, is_inexact, spread
 
 
 def run(
-    body: Body, updates: Any, state: Any, params: Any, extra: Mapping[str, Any], who: str = ""
+    body: Body,
+    updates: Any,
+    state: Any,
+    params: Any,
+    extra: Mapping[str, Any],
+    who: str = "",
+    plan: Plan | None = None,
 ) -> tuple[Any, Any]:
-    """`update` of a transform whose body is `body`; `who` is the factory, for messages."""
+    """`update` of a transform whose body is `body`; `who` is the factory, for messages.
+
+    A wrapper that runs `body` inside of its own step passes the plan that was lowered where it stands.
+    """
+    plan = plan or body.plan
     parts = body.split(state, who)
-    rows, ps = door.enter(body.plan, updates, params, extra, who or "update")
-    step = _Step(body.plan, rows, ps, updates if params is None else params, parts, extra)
-    door.check_rates(who or "update", body.plan.links, step.chosen, rows.paths)
-    for segment in body.plan.segments:
+    rows, ps = door.enter(plan, updates, params, extra, who or "update")
+    step = _Step(plan, rows, ps, updates if params is None else params, parts, extra)
+    door.check_rates(who or "update", plan.links, step.chosen, rows.paths)
+    for segment in plan.segments:
         step.segment(segment)
     return step.updates(), body.join(state, step.parts())
 

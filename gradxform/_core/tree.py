@@ -45,7 +45,8 @@ def _is_box_type(kind: type) -> bool:
     return any((base.__module__, base.__name__) in _BOXES for base in kind.__mro__)
 
 
-def _is_box(x: Any) -> bool:
+def is_box(x: Any) -> bool:
+    """Whether `x` is a container of one array that does not appear in paths."""
     return _is_box_type(type(x))
 
 
@@ -81,7 +82,7 @@ def _paths(treedef: Any) -> tuple[str, ...]:
     tree = jax.tree.unflatten(treedef, [_Place(i) for i in range(treedef.num_leaves)])
     paths = [""] * treedef.num_leaves
     for path, x in jax.tree_util.tree_flatten_with_path(
-        tree, is_leaf=lambda x: isinstance(x, _Place) or _is_box(x)
+        tree, is_leaf=lambda x: isinstance(x, _Place) or is_box(x)
     )[0]:
         inside = jax.tree_util.tree_flatten_with_path(x)[0]
         for rest, place in inside:

@@ -31,7 +31,7 @@ SHRINK_TRIES, SHRINK_SECONDS = 80, 30.0
 def asked_for(tx: Any) -> tuple[str, ...]:
     """The keyword arguments that a step of this transform is given."""
     plan = getattr(tx, "plan", None)
-    if plan is not None and all(link.rule is not None for link in plan.links):
+    if plan is not None and not any(link.foreign for link in plan.flat):
         return tuple(name for name in plan.needs if name != "params")
     try:
         parameters = inspect.signature(tx.update).parameters.values()

@@ -19,7 +19,7 @@ def _two(s: Subject, params: Any, grads: list[Any]) -> list[Any]:
 
 def _chooses(s: Subject) -> None:
     plan = getattr(s.tx, "plan", None)
-    if plan is not None and any(link.selectors for link in plan.links):
+    if plan is not None and any(link.selectors for link in plan.flat):
         raise Inapplicable("it chooses leaves by their paths or shapes")
 
 
