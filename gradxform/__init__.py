@@ -2,20 +2,38 @@
 
 # Ground
 from . import build as build
+from ._combine.accumulate import accumulate as accumulate
+from ._combine.average import average_params as average_params
+from ._combine.cautious import cautious as cautious
 from ._combine.chain import chain as chain
 from ._combine.chain import named_chain as named_chain
+from ._combine.evaluate import eval_params as eval_params
 from ._combine.groups import param_groups as param_groups
 from ._combine.guard import check as check
 from ._combine.guard import guard as guard
+from ._combine.hyperparams import get_hyperparams as get_hyperparams
+from ._combine.hyperparams import set_hyperparams as set_hyperparams
+from ._combine.loss_scale import current_loss_scale as current_loss_scale
+from ._combine.loss_scale import loss_scale as loss_scale
 from ._combine.mask import freeze as freeze
 from ._combine.mask import masked as masked
 from ._combine.mask import matrices as matrices
 from ._combine.mask import per_layer as per_layer
+from ._combine.metrics import metrics as metrics
+from ._combine.microsteps import accumulate_gradients as accumulate_gradients
 from ._combine.plain import identity as identity
 from ._combine.plain import scale as scale
 from ._combine.plain import scale_by_learning_rate as scale_by_learning_rate
 from ._combine.plain import scale_by_schedule as scale_by_schedule
 from ._combine.plain import set_to_zero as set_to_zero
+from ._combine.probe import probe as probe
+from ._combine.project import max_norm as max_norm
+from ._combine.project import non_negative as non_negative
+from ._combine.project import project as project
+from ._combine.project import unit_norm as unit_norm
+from ._combine.tunable import tunable as tunable
+from ._combine.when import apply_when as apply_when
+from ._combine.when import switch_at as switch_at
 from ._core.apply import apply_updates as apply_updates
 from ._core.errors import missing_name as __getattr__  # noqa: F401
 from ._core.schedule import Schedule as Schedule
@@ -88,3 +106,4 @@ from ._transforms.trust import scale_by_trust_ratio as scale_by_trust_ratio
 from ._transforms.yogi import scale_by_yogi as scale_by_yogi
 from ._transforms.yogi import yogi as yogi
 from .diagnostics.describe import describe as describe
+from .interop.restore import restore_into as restore_into

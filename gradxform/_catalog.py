@@ -13,6 +13,7 @@ from typing import Any
 import gradxform
 
 from ._core.foreign import reach_of
+from ._core.mask import Mask
 from ._core.roles import Role, roles_of
 from ._core.spec import Factory, registered
 from ._core.transform import GradientTransformation
@@ -41,9 +42,10 @@ class Entry:
 
     @cached_property
     def kind(self) -> str:
-        """ "transform", "recipe" (a transform whose docstring is advice), "combinator", "schedule" or "mask"."""
+        """ "transform", "recipe" (its docstring is advice), "combinator", "schedule", "mask" or "projection"."""
         if not isinstance(self.example, GradientTransformation):
-            return "schedule" if "_schedules" in self.module else "mask"
+            other = "mask" if isinstance(self.example, Mask) else "projection"
+            return "schedule" if "_schedules" in self.module else other
         room = _KINDS[self.module.split(".")[1]]
         return (
             "recipe" if room == "transform" and not self.name.startswith("scale_by_") and self.rate else room

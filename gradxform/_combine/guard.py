@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._core import observe
 from .._core.errors import check_flag, check_integer, check_number, say, short
 from .._core.factory import factory
-from .._core.nested import Inner, NestedBody, choose, no_updates, squared_norm
-from .._core.reduce import axes_of, reduce_leaves
+from .._core.nested import Inner, NestedBody, choose, no_updates, run_if, squared_norm
 from .._core.roles import Reading
 from .._core.states import nodes, unboxed
 from .._core.transform import GradientTransformation, as_transform, wrap
-from .._core.tree import is_absent, is_float0, is_inexact, view
 from .plain import scale
 
 #: A standard deviation is at least this share of the mean: norms that are equal but for rounding are no spikes.
@@ -32,21 +31,22 @@ _MODES = ("skip", "pass")
 
 
 class GuardState(NamedTuple):
-    """The state of `guard`. `norms` and `values` are rings of what steps that counted have seen."""
+    """The state of `guard`. `norms` and `values`, None without `spike`, are rings of what counted."""
 
     skipped: Reading
     consecutive: Reading
-    limit: Reading
+    limit: Any
     norms: Any
     values: Any
-    seen: Reading
-    seen_values: Reading
+    seen: Any
+    seen_values: Any
     inner_state: Any
 
 
 class GuardBody(NestedBody):
     call = "guard"
     reach = "tree"
+    skips = "counts"
 
     def __init__(self, inner: GradientTransformation, options: Mapping[str, Any]) -> None:
         super().__init__(inner, GuardState)
@@ -58,13 +58,13 @@ class GuardBody(NestedBody):
 
     def start(self, params: Any, inner_state: Any) -> GuardState:
         del params
-        ring = np.full(self.window if self.spike is not None else 0, 0, np.float32)
         zero = np.zeros([], np.int32)
-        return GuardState(
-            *(jnp.array(zero), jnp.array(zero), jnp.array(np.asarray(self.limit, np.int32))),
-            *(jnp.array(ring), jnp.array(ring), jnp.array(zero), jnp.array(zero)),
-            inner_state,
-        )
+        counters = {name: jnp.array(zero) for name in ("skipped", "consecutive", "seen", "seen_values")}
+        # None and no empty array: Orbax writes none.
+        ring = np.zeros(self.window, np.float32)
+        rings = {name: None if self.spike is None else jnp.array(ring) for name in ("norms", "values")}
+        limit = jnp.array(np.asarray(self.limit, np.int32))
+        return GuardState(limit=limit, inner_state=inner_state, **counters, **rings)
 
     def step(
         self, inner: Inner, updates: Any, state: GuardState, params: Any, extra: Mapping[str, Any]
@@ -80,13 +80,37 @@ class GuardBody(NestedBody):
             good = good & ~self._spike(norm, state.norms, state.seen)
             if value is not None:
                 good = good & ~self._spike(value, state.values, state.seen_values)
-        new, inner_state = inner(updates, state.inner_state, params, extra)
-        if self.nonfinite and self.check_updates:
-            good = good & _all_finite(new, self.axis_names, inner.address or "guard")
-        new = choose(good, new, no_updates(updates, params))
-        return new, self._after(
-            state, good, good & finite, norm, value, choose(good, inner_state, state.inner_state)
-        )
+        new, inner_state, good = self._run(inner, good, updates, state.inner_state, params, extra)
+        return new, self._after(state, good, good & finite, norm, value, inner_state)
+
+    def _run(
+        self, inner: Inner, good: Any, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]
+    ) -> tuple[Any, Any, Any]:
+        """The step of the transform inside, if it counts, and whether it did.
+
+        A branch and no selection: XLA computes the new state in the place of the old one only where nothing else wants
+        the old one (a selection takes 2.9 times as long as the bare step on a CPU, a branch 1.5 times). To look at the
+        updates first, they are computed without the state, and again with it: a pass more, but no copy of the state.
+        """
+
+        def run() -> Any:
+            return inner(updates, state, params, extra)
+
+        def none() -> Any:
+            return no_updates(updates, params)
+
+        if not (self.nonfinite and self.check_updates):
+            return *run_if(good, run, lambda: (none(), state)), good
+
+        def look() -> Any:
+            new, _ = run()
+            return new, jnp.isfinite(jnp.sqrt(squared_norm(new, self.axis_names, inner.address or "guard")))
+
+        new, sound = run_if(good, look, lambda: (none(), jnp.asarray(False)))
+        good = good & sound
+        with observe.unwatched():
+            inner_state = run_if(good, lambda: run()[1], lambda: state)
+        return choose(good, new, none()), inner_state, good
 
     def _spike(self, x: Any, ring: Any, seen: Any) -> Any:
         """Whether `x` stands out among the numbers of the ring, once there are enough of them to tell."""
@@ -141,19 +165,6 @@ def _value(value: Any, dtype: Any) -> Any:
     return value.astype(dtype)
 
 
-def _all_finite(updates: Any, axis_names: Any, who: str) -> Any:
-    """Whether every number of the updates is finite. A square may overflow where the update does not: no norm here."""
-    rows = view(updates)
-    bad: list[Any] = []
-    axes: list[tuple[str, ...]] = []
-    for path, u in zip(rows.paths, rows.places, strict=True):
-        if is_absent(u) or is_float0(u) or not is_inexact(u):
-            continue
-        bad.append(jnp.any(~jnp.isfinite(u)).astype(jnp.float32))
-        axes.append(axes_of(path, u, axis_names, who))
-    return reduce_leaves(bad, axes, "max") == 0 if bad else jnp.asarray(True)
-
-
 @factory(label="", sample={"tx": scale(0.5)})
 def guard(
     tx: Any,
@@ -181,8 +192,8 @@ def guard(
         window: how many norms are remembered.
         max_consecutive: how many skips in a row `gx.check` accepts; None means `window`. The step itself goes on
             skipping: bad numbers never reach the parameters.
-        check_updates: whether the updates of `tx` are looked at too. A finite gradient whose square overflows counts as
-            infinite already, so without it little is lost, and the selection needs no second pass.
+        check_updates: whether the updates of `tx` are looked at too, which takes one pass more over gradients and
+            state. A number whose square overflows counts as infinite, in gradients and updates.
         axis_names: inside `shard_map`, the mesh axes over which gradients are shards; see `gx.clip_by_global_norm`.
 
     State: `GuardState(skipped, consecutive, limit, norms, values, seen, seen_values, inner_state)`: int32 counters,
@@ -238,7 +249,7 @@ def check(state: Any) -> None:
         >>> import gradxform as gx
         >>> tx = gx.guard(gx.sgd(0.1), max_consecutive=0)
         >>> _, state = tx.update(jnp.array(jnp.nan), tx.init(jnp.zeros([])))
-        >>> gx.check(state)
+        >>> gx.check(state)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
         gradxform._combine.guard.Skipped: gx.check: guard has skipped the last 1 steps (1 in all), and 0 in a row...

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from . import compat, door
-from .plan import Body, Lowering, Route
+from .plan import Body, Lowering, Plan, Route
 from .rule import Rule, Scheduled
 from .tree import is_inexact
 
@@ -84,12 +84,18 @@ class _Pair:
     """Runs an `update` function as a whole-tree link."""
 
     plan = None
+    skips = ""
+    fields: tuple[str, ...] = ()
 
     def __init__(self, update: Any) -> None:
         self.update_fn = update
 
     def parts(self, state: Any) -> list[Any]:
         return [state]
+
+    def alternatives(self, state: Any) -> list[tuple[Plan, list[Any]]]:
+        del state
+        return []
 
     def update(self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:
         with compat.promotion("standard"), compat.rank_promotion("allow"):

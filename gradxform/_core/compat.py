@@ -10,6 +10,13 @@ import jax.numpy as jnp
 from jax.core import Tracer as Tracer
 
 
+def trace_now() -> Any:
+    """What is being traced (or that nothing is), as something that can only be compared."""
+    from jax.extend.core import get_opaque_trace_state  # takes a while to import, and few need it
+
+    return get_opaque_trace_state(convention="flax")
+
+
 def version(text: str) -> tuple[int, ...]:
     """`"0.10.2.dev3"` as `(0, 10, 2)`: the leading numbers of each part, up to the first part without one."""
     parts: list[int] = []
@@ -30,12 +37,13 @@ JAX_VERSION = version(jax.__version__)
 
 def varying_axes(x: Any) -> frozenset[str]:
     """The manual mesh axes on which `x` varies, as `shard_map` tracks them; empty outside of it."""
-    aval: Any = jax.typeof(x)
+    # The type of an abstract array cannot be asked for where some axes of the mesh are manual and others automatic.
+    aval: Any = x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
     kind = getattr(aval, "manual_axis_type", None)
     varying = getattr(kind, "varying", None)
     if varying is None:
-        varying = getattr(aval, "vma", ())
-    return frozenset(varying)
+        varying = getattr(aval, "vma", None)
+    return frozenset(varying or ())
 
 
 def manual_axes() -> frozenset[str]:
@@ -95,3 +103,11 @@ def varying_as(x: Any, others: Any) -> Any:
 def strong(x: Any, dtype: Any) -> Any:
     """`x` in this dtype, and of no weak type."""
     return jax.lax.convert_element_type(x, dtype) if x.dtype != dtype or getattr(x, "weak_type", False) else x
+
+
+def placed_as(new: Any, old: Any) -> Any:
+    """`new` on the devices and in the memory of `old`, so that a jitted function that took the one takes the other."""
+    known = isinstance(old, jax.Array) and not isinstance(old, Tracer) and not isinstance(new, Tracer)
+    if not known or new.shape != old.shape or not getattr(old, "committed", False):
+        return new
+    return jax.device_put(new, old.sharding)

@@ -260,7 +260,11 @@ def describe_array(x: Any) -> str:
 _TWINS = {
     "partition": "gx.param_groups, which takes patterns; optax.partition works around our transforms too",
     "multi_transform": "gx.param_groups, which takes patterns; optax.partition works around our transforms too",
-    "inject_hyperparams": "a schedule in any argument; optax.inject_hyperparams(gx.adamw) works too",
+    "inject_hyperparams": "gx.tunable(tx, 'learning_rate'); optax.inject_hyperparams(gx.adamw) works too",
+    "MultiSteps": "gx.accumulate(tx, steps); optax.MultiSteps works around our transforms too",
+    "apply_if_finite": "gx.guard(tx); optax.apply_if_finite works around our transforms too",
+    "conditionally_transform": "gx.apply_when(tx, when)",
+    "conditionally_mask": "gx.apply_when(tx, when, otherwise='zero')",
     "selective_transform": "gx.param_groups with None for what is frozen",
 }
 

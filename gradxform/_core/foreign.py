@@ -9,7 +9,10 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import optax
+
 from .roles import Count, declare_roles
+from .spec import Factory, registered
 
 
 def state_class(module: str, name: str, *fields: str) -> Any:
@@ -25,15 +28,17 @@ declare_roles(WeightDecaySchedule, count=Count)
 
 _REACHES = ("element", "leaf", "tree")
 _DECLARED: dict[str, str] = {}
+_BOUNDS: set[str] = set()
 
 
-def declare(factory: Callable[..., Any], *, reach: str) -> None:
-    """Says how far the transforms of a factory see that we did not write.
+def declare(factory: Callable[..., Any], *, reach: str, bounds: bool = False) -> None:
+    """Says how far the transforms of a factory see that we did not write, and whether they clip.
 
     Args:
         factory: the function that makes them, such as `optax.scale_by_yogi`.
         reach: "element", "leaf" or "tree"; undeclared means "tree", which is always safe. Roles of a foreign state
             class are declared by `gradxform.build.declare_roles`.
+        bounds: whether they bound what comes in and leave alone what is within the bound; reports count what is not.
 
     Example:
         >>> import optax
@@ -44,7 +49,10 @@ def declare(factory: Callable[..., Any], *, reach: str) -> None:
     """
     if reach not in _REACHES:
         raise ValueError(f"declare({factory.__name__}, reach={reach!r}): wanted one of {', '.join(_REACHES)}")
-    _DECLARED[f"{factory.__module__}:{factory.__qualname__}"] = reach
+    name = f"{factory.__module__}:{factory.__qualname__}"
+    _DECLARED[name] = reach
+    if bounds:
+        _BOUNDS.add(name)
 
 
 def reach_of(tx: Any) -> str:
@@ -59,11 +67,19 @@ def reach_of(tx: Any) -> str:
     plan = getattr(tx, "plan", None)
     if plan is None:
         return _DECLARED.get(_maker(tx.update), "tree")
-    return max(map(_reach, plan.flat), key=_REACHES.index, default="element")
+    return max(map(link_reach, plan.flat), key=_REACHES.index, default="element")
 
 
-def _reach(link: Any) -> str:
-    return _DECLARED.get(_maker(link.whole.update_fn), "tree") if link.foreign else link.reach
+def link_reach(link: Any, unknown: str = "tree") -> str:
+    """How far a link sees; `unknown` is said of what is somebody else's and not declared."""
+    return _DECLARED.get(_maker(link.whole.update_fn), unknown) if link.foreign else link.reach
+
+
+def bounds(link: Any) -> bool:
+    """Whether a link clips: it bounds what comes in, and leaves alone what is within the bound."""
+    if link.rule is not None:
+        return link.rule.bounds
+    return link.foreign and _maker(link.whole.update_fn) in _BOUNDS
 
 
 def _maker(update: Any) -> str:
@@ -85,3 +101,44 @@ def _unwrapped(update: Any) -> Any:
             if candidate is not None:
                 return candidate
     return update
+
+
+declare(optax.clip, reach="element", bounds=True)
+declare(optax.clip_by_block_rms, reach="leaf", bounds=True)
+declare(optax.clip_by_global_norm, reach="tree", bounds=True)
+declare(optax.adaptive_grad_clip, reach="leaf", bounds=True)
+
+
+def makers(tx: Any) -> tuple[str, ...]:
+    """The names of the factories that made a foreign transform, one for each link if it is Optax's chain."""
+    update = _unwrapped(getattr(tx, "update", tx))
+    if getattr(update, "__qualname__", "").startswith("chain.<locals>"):
+        cells = [cell.cell_contents for cell in getattr(update, "__closure__", None) or ()]
+        links = next((cell for cell in cells if isinstance(cell, tuple)), ())
+        return tuple(name for link in links for name in makers(link))
+    return (_maker(update).rsplit(":", 1)[-1],)
+
+
+#: How a learning rate is called: here, and in Optax for a schedule and for a number (`scale`).
+_RATES = ("scale_by_learning_rate", "scale_by_schedule")
+
+
+def twins(tx: Any) -> str:
+    """Our factories that make what a foreign transform is, as text; empty if there are none."""
+    made = tuple("scale" if name in _RATES else name for name in makers(tx))
+    ours = {name: factory for name, factory in registered().items() if factory.text == f"gx.{name}"}
+    if len(made) == 1 and made[0] in ours:
+        return ours[made[0]].text
+    found = [factory.text for factory in ours.values() if made == _links(factory)]
+    single = [f"{ours[name].text}(...)" for name in makers(tx) if name in ours]
+    if not found and len(single) == len(made) > 1:
+        return f"gx.chain({', '.join(single)})"
+    return " or ".join(found[:3])
+
+
+def _links(factory: Factory) -> tuple[str, ...]:
+    """What the links of a recipe's example are called, the rate `scale`."""
+    if "_transforms" not in factory.call.__module__:
+        return ()
+    rules = [link.rule for link in factory.example().plan.links]
+    return tuple("scale" if rule.call in _RATES else rule.call for rule in rules if rule is not None)

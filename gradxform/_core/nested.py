@@ -2,17 +2,20 @@
 
 Such a wrapper is one link of the plan around it. It sees a whole step: gradients in, updates out, and the inner state
 as one value that it may put back. The transform inside is lowered where the wrapper stands (its address, its executor,
-the declared stack axes), so reports and messages name its links as if the wrapper were not there.
+the declared stack axes), so reports and messages name its links as if the wrapper were not there. A wrapper of several
+transforms, of which one runs at a time, keeps each of their states in a field; the field is a level of their addresses.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from . import compat, door
-from .numerics import abs_sq, compute_dtype, real_dtype, widen
+from . import compat, door, observe
+from .numerics import abs_sq, cast, compute_dtype, real_dtype, widen
 from .plan import Body, Lowering, Plan, Route
 from .reduce import axes_of, reduce_leaves
 from .run import run
@@ -27,6 +30,9 @@ class NestedBody(Body):
     call: str = ""
     #: How far the wrapper itself sees, without what is inside.
     reach: str = "element"
+    #: Whether it may undo the step of what is inside: "" for never; "counts"; "learns" if it changes itself by such a
+    #: step (a loss scale falls), so that nothing around it should undo that.
+    skips: str = ""
 
     def __init__(self, inner: GradientTransformation, state: type) -> None:
         self.inner, self.state = inner, state
@@ -50,6 +56,11 @@ class NestedBody(Body):
         """What the wrapper itself asks of `update`."""
         return ()
 
+    @property
+    def scalars(self) -> Mapping[str, Any]:
+        """The wrapper's own hyperparameters by argument, for reports."""
+        return {}
+
     # What the house asks of a body ------------------------------------------------------------------------------
 
     def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
@@ -57,10 +68,11 @@ class NestedBody(Body):
 
     def lower(self, lowering: Lowering, route: Route) -> Route:
         inner = Inner(self.inner.body, route)
-        needs = tuple(dict.fromkeys((*self.needs, *inner.plan.needs)))
-        return lowering.whole(
-            _Wrapper(self, inner, "/".join((*route.names, self.call))), route, needs, self.call, self.reach
-        )
+        whole = _Wrapper(self, partial(self.step, inner), {"inner_state": inner})
+        return lowering.whole(whole, route, self._asked(whole), self.call, self.reach)
+
+    def _asked(self, whole: "_Wrapper") -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.needs, *whole.plan.needs)))
 
     def split(self, state: Any, address: str) -> list[Any]:
         who = f"{address}/{self.call}" if address else self.call
@@ -96,24 +108,85 @@ class Inner:
     ) -> tuple[Any, Any]:
         """One step of the transform inside, or of `body` in its place."""
         plan = self.plan if body is None else self.of(body)
+        observe.also(plan, self.plan)
         return run(body or self.body, updates, state, params, extra, self.address, plan)
+
+    def suited(self, updates: Any, params: Any, like: Any) -> Any:
+        """Updates computed in float32 as the transform inside expects them; `like` are those that came from outside.
+
+        Our rules take float32 for any parameter. A few of Optax's (novograd, galore, mechanize) fail unless gradients
+        and parameters agree, and so what is not made of rules gets the dtype of the parameter.
+        """
+        if not any(link.foreign for link in self.plan.flat):
+            return updates
+
+        def one(u: Any, x: Any) -> Any:
+            fits = is_absent(u) or is_float0(u) or not is_inexact(u) or is_absent(x) or not is_inexact(x)
+            return u if fits else cast(u, x.dtype)
+
+        return jax.tree.map(one, updates, like if params is None else params, is_leaf=is_absent)
+
+
+class EitherBody(NestedBody):
+    """A wrapper of several transforms, by the field of the state that holds the state of each; one runs at a time."""
+
+    def __init__(self, inners: Mapping[str, GradientTransformation], state: type) -> None:
+        super().__init__(next(iter(inners.values())), state)
+        self.inners, self.label = inners, ""
+        self.rate = max(tx.body.rate for tx in inners.values())
+        self.uncoupled = any(tx.body.uncoupled for tx in inners.values())
+
+    def start(self, params: Any, inner_state: Any) -> Any:
+        """The wrapper's state around the fresh inner states, a dictionary by field."""
+        raise NotImplementedError
+
+    def run_one(
+        self, inners: Mapping[str, "Inner"], updates: Any, state: Any, params: Any, extra: Mapping[str, Any]
+    ) -> tuple[Any, Any]:
+        """One step, in the place of `step`."""
+        raise NotImplementedError
+
+    def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
+        return self.start(params, {name: tx.body.init(params, stacked) for name, tx in self.inners.items()})
+
+    def lower(self, lowering: Lowering, route: Route) -> Route:
+        inners = {
+            name: Inner(tx.body, replace(route, names=(*route.names, name)))
+            for name, tx in self.inners.items()
+        }
+        whole = _Wrapper(self, partial(self.run_one, inners), inners)
+        return lowering.whole(whole, route, self._asked(whole), self.call, self.reach)
 
 
 class _Wrapper:
-    """A wrapper as a link that sees the whole tree."""
+    """A wrapper as a link that sees the whole tree. `inners` are the transforms inside, by field of its state."""
 
-    def __init__(self, body: NestedBody, inner: Inner, address: str) -> None:
-        self.body, self.inner, self.address = body, inner, address
+    def __init__(self, body: NestedBody, step: Any, inners: Mapping[str, Inner]) -> None:
+        self.body, self.update, self.inners = body, step, inners
 
     @property
     def plan(self) -> Plan:
-        return self.inner.plan
+        plans = [inner.plan for inner in self.inners.values()]
+        links = tuple(link for plan in plans for link in plan.links)
+        return plans[0] if len(plans) == 1 else Plan(links, ())
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(self.inners)
+
+    @property
+    def skips(self) -> str:
+        return self.body.skips
+
+    def alternatives(self, state: Any) -> list[tuple[Plan, list[Any]]]:
+        """The plan of each transform inside, with the states of its links."""
+        found: list[tuple[Plan, list[Any]]] = []
+        for name, inner in self.inners.items():
+            found.append((inner.plan, inner.body.split(getattr(state, name), inner.address)))
+        return found
 
     def parts(self, state: Any) -> list[Any]:
-        return self.body.inner.body.split(state.inner_state, self.inner.address)
-
-    def update(self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:
-        return self.body.step(self.inner, updates, state, params, extra)
+        return [part for _, parts in self.alternatives(state) for part in parts]
 
 
 def choose(flag: Any, yes: Any, no: Any) -> Any:
@@ -146,25 +219,29 @@ def no_updates(updates: Any, params: Any) -> Any:
     return jax.tree.map(zero, updates, params, is_leaf=is_absent)
 
 
-def run_if(flag: Any, step: Any, idle: Any) -> Any:
+def run_if(flag: Any, step: Any, idle: Any, like: Any = None) -> Any:
     """`step()` where the flag holds, else `idle()`; the other one is not executed (but under `vmap`, both are).
 
-    Both return the same structure. The result has the dtypes and weak types of `idle()`, and varies (inside
-    `shard_map`) on the mesh axes on which either does.
+    Both return the same structure. The result has the dtypes and weak types of `idle()`, or of `like()` where `idle`
+    is a step too, and varies (inside `shard_map`) on the mesh axes on which either does.
     """
-    resting = jax.eval_shape(idle)
-    stepping = jax.eval_shape(step) if compat.manual_axes() else resting
 
-    def alike(make: Any) -> Any:
-        return lambda: jax.tree.map(_alike, make(), resting, stepping)
+    def pick(step: Any, idle: Any, like: Any) -> Any:
+        resting = jax.eval_shape(like)
+        varying = [jax.eval_shape(step), jax.eval_shape(idle)] if compat.manual_axes() else []
 
-    return jax.lax.cond(flag, alike(step), alike(idle))
+        def alike(make: Any) -> Any:
+            return lambda: jax.tree.map(_alike, make(), resting, *varying)
+
+        return jax.lax.cond(flag, alike(step), alike(idle))
+
+    return observe.carried(pick, step, idle, like or idle)
 
 
-def _alike(x: Any, resting: Any, stepping: Any) -> Any:
+def _alike(x: Any, resting: Any, *varying: Any) -> Any:
     x = jnp.asarray(x)
     x = compat.like_weak(compat.strong(x, resting.dtype), resting)
-    return compat.varying_as(x, (resting, stepping)) if compat.manual_axes() else x
+    return compat.varying_as(x, (resting, *varying)) if varying else x
 
 
 def squared_norm(tree: Any, axis_names: Any, who: str) -> Any:

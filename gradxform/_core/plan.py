@@ -73,13 +73,29 @@ class Selector(Protocol):
 class Whole(Protocol):
     """A transform that is not made of rules: it sees the whole tree at once."""
 
-    #: The plan of the transform inside, if it is a wrapper's; None for somebody's pair of functions.
-    plan: "Plan | None"
+    @property
+    def plan(self) -> "Plan | None":
+        """The plan of what is inside, if it is a wrapper; None for somebody's pair of functions."""
+        ...
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the wrapper's state that hold the states of what is inside."""
+        ...
+
+    @property
+    def skips(self) -> str:
+        """Whether it is a wrapper that may undo the step of what is inside, see `NestedBody`."""
+        ...
 
     def update(self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]: ...
 
     def parts(self, state: Any) -> list[Any]:
         """The states of the links of `plan`."""
+        ...
+
+    def alternatives(self, state: Any) -> "list[tuple[Plan, list[Any]]]":
+        """The transforms inside, of which one runs at a step: their plans and the states of their links."""
         ...
 
 

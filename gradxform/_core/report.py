@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from .compat import Tracer
+from .orders import orders
 from .plan import Link, Plan, selected
 from .roles import OTHER, Role, roles_of
 from .rule import Rule
@@ -48,6 +49,7 @@ class Facts:
     uphill: tuple[
         str, ...
     ]  # leaves whose direction no link turns; empty if there are links that cannot be read
+    orders: tuple[str, ...]  # a line for each order that changes the mathematics
 
 
 def _bytes(x: Any) -> int:
@@ -90,8 +92,8 @@ def _row(link: Link, state: Any, leaves: list[tuple[str, int]]) -> LinkRow:
         values = {**rule.decays, **rule.scalars}
         scalars = [(name, _scalar_text(value)) for name, value in values.items()]
         call = rule.call
-    elif link.inside is not None:
-        own = {name: role for name, role in roles_of(type(state)).items() if name != "inner_state"}
+    elif link.whole is not None and link.inside is not None:
+        own = {name: role for name, role in roles_of(type(state)).items() if name not in link.whole.fields}
         slots = [_slot(name, role, getattr(state, name)) for name, role in own.items()]
     else:
         slots = [_slot("state", OTHER, state)] if jax.tree.leaves(state) else []
@@ -133,7 +135,18 @@ class _Rows:
                 hidden = params
                 for selector in link.selectors:
                     hidden = selector.hide(params, rows.paths, rows.places, hidden)
-                self.add(link.whole.plan, link.whole.parts(part), hidden)
+                self.inside(link.whole.alternatives(part), hidden)
+
+    def inside(self, alternatives: list[tuple[Plan, list[Any]]], params: Any) -> None:
+        """The rows inside of a wrapper. Of several alternatives one runs at a step, so their turns do not add up."""
+        turns, zeroed, ends = self.turns, self.zeroed, list[tuple[Counter[str], set[str]]]()
+        for plan, parts in alternatives:
+            self.turns, self.zeroed = Counter(turns), set(zeroed)
+            self.add(plan, parts, params)
+            ends.append((self.turns, self.zeroed))
+        self.turns, self.zeroed = ends[0]
+        for more, also in ends[1:]:
+            self.turns, self.zeroed = self.turns | more, self.zeroed & also
 
 
 def facts(tx: GradientTransformation, params: Any) -> Facts:
@@ -157,4 +170,5 @@ def facts(tx: GradientTransformation, params: Any) -> Facts:
         state_bytes=tree_bytes(state),
         frozen=tuple(sorted(zeroed)),
         uphill=uphill if known else (),
+        orders=tuple(orders(tx.plan, parts, params, frozenset(zeroed))),
     )

@@ -93,6 +93,11 @@ def declare_roles(state: type, **fields: Any) -> None:
     roles_of.cache_clear()
 
 
+def declared_classes() -> tuple[type, ...]:
+    """The state classes that we did not write and of whose fields the meaning is known."""
+    return tuple(_DECLARED)
+
+
 @cache
 def roles_of(state: type) -> dict[str, Role]:
     """Field names and roles of a state class, in the order of its fields.
@@ -124,3 +129,15 @@ declare_roles(optax.ScaleByRssState, sum_of_squares=SecondMoment)
 declare_roles(optax.ScaleByAmsgradState, count=Count, mu=Moment, nu=SecondMoment, nu_max=SecondMoment)
 declare_roles(optax.ScaleByBeliefState, count=Count, mu=Moment, nu=SecondMoment)
 declare_roles(optax.FactoredState, count=Count, v_row=Factor, v_col=Factor, v=SecondMoment)
+declare_roles(optax.ApplyIfFiniteState, notfinite_count=Reading, last_finite=Reading, total_notfinite=Reading)
+declare_roles(
+    optax.MultiStepsState,
+    mini_step=Reading,
+    gradient_step=Count,
+    acc_grads=Accumulator,
+    skip_state=Reading,
+)
+declare_roles(optax.InjectHyperparamsState, count=Count, hyperparams=Reading)
+declare_roles(optax.InjectStatefulHyperparamsState, count=Count, hyperparams=Reading)
+declare_roles(optax.transforms.SnapshotState, measurement=Reading)
+declare_roles(optax.transforms.MonitorState, measurements=Reading)

@@ -140,6 +140,7 @@ class Rule:
     uncoupled: bool = False
     coupled: bool = False
     counted: bool = False
+    bounds: bool = False
     wide: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict[str, str])
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import compat, door, roles
+from . import compat, door, observe, roles
 from .numerics import canonical, cast, compute_dtype, real_dtype, widen
 from .plan import PLAIN, Body, Link, Plan, Segment, Slot, selected
 from .reduce import axes_of, reduce_leaves
@@ -41,6 +41,8 @@ def run(
     door.check_rates(who or "update", plan.links, step.chosen, rows.paths)
     for segment in plan.segments:
         step.segment(segment)
+    for watch in step.watches:
+        watch.close([running and running.k for running in step.running])
     return step.updates(), body.join(state, step.parts())
 
 
@@ -71,6 +73,7 @@ class _Step:
         self.states = parts
         self.shared: dict[str, Any] = {}
         self.running = [self._start(i, link) for i, link in enumerate(plan.links)]
+        self.watches = observe.watches(plan, rows, self.dtype)
 
     def _start(self, number: int, link: Link) -> Running | None:
         if link.rule is None:
@@ -197,6 +200,7 @@ class _Step:
                 k = scaled[number, real] = _at(running.k, real)
             leaf, depth = self._info(number, row)
             s = self._slots(number, row)
+            before = u
             try:
                 with _promotion(dtype):
                     u, new = _call(running.rule.stages[i].step, u, s, p, k, leaf, depth)
@@ -206,6 +210,8 @@ class _Step:
                 )
                 raise
             door.check_result(link, leaf.path, self.us[row], u, new, running.slots)
+            for watch in self.watches:
+                watch.stage(number, i, row, before, u, s)
             for name, value in new.items():
                 stored = running.slots[name]
                 slot = Slot(link.address, name, running.rule.roles[name], leaf.path)
@@ -223,12 +229,15 @@ class _Step:
         us = self._hide(link, unflatten(now))
         params = self._hide(link, unflatten(self.ps)) if self.has_params else None
         extra = self._hidden_extra(link) if link.mask_extra else self.extra
+        old = self.states[number]
         try:
-            got, self.states[number] = link.whole.update(us, self.states[number], params, extra)
+            got, self.states[number] = link.whole.update(us, old, params, extra)
         except Exception as problem:
             problem.add_note(f"while the link {link.address} ran")
             raise
         new = spread(got, self.rows)
+        for watch in self.watches:
+            watch.whole(number, now, new, chosen, old)
         for row, value in enumerate(new):
             if (chosen[row] or not masked) and not is_absent(value):
                 self.us[row], self.touched[row] = value, True

@@ -43,9 +43,9 @@ class Factory:
 
     def example(self) -> Any:
         """What it makes of its defaults, and of its sample for what has none."""
-        rest = [name for name, p in self.signature.parameters.items() if p.kind is p.VAR_POSITIONAL]
-        args = [value for name in rest for value in self.sample.get(name, ())]
-        return self.call(*args, **{name: value for name, value in self.sample.items() if name not in rest})
+        given = {name: self.sample[name] for name in self.signature.parameters if name in self.sample}
+        bound = inspect.BoundArguments(self.signature, given)  # type: ignore[arg-type]
+        return self.call(*bound.args, **bound.kwargs)
 
     def __repr__(self) -> str:
         return f"<factory {self.name}>"

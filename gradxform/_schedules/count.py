@@ -187,6 +187,10 @@ def geometric(rate: Any, n: Any) -> Any:
     """`rate ** n`. A rate that is known is not rounded to float32: a power of n multiplies that error by n."""
     known = concrete(rate)
     factor = jnp.power(number(rate), n)
+    if isinstance(rate, TwoFloat):
+        base = jnp.where(number(rate) > 0, number(rate), 1)
+        lost = ((number(rate.hi) - number(rate)) + number(rate.lo)) / base
+        return jnp.where(number(rate) > 0, factor * jnp.exp(lost * n), factor)
     if known is None or known <= 0:
         return factor
     lost = float(np.log(known) - np.log(float(float_dtype().type(known))))

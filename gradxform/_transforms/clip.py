@@ -43,7 +43,7 @@ def clip(max_delta: Any):
         del s, p, leaf
         return jnp.clip(g, -k.max_delta, k.max_delta)
 
-    return elementwise(step, scalars={"max_delta": max_delta})
+    return elementwise(step, scalars={"max_delta": max_delta}, bounds=True)
 
 
 @factory(sample={"threshold": 1.0})
@@ -73,7 +73,7 @@ def clip_by_block_rms(threshold: Any, *, axis_names: Any = None):
         rms = root(leaf.mean(abs_sq(g)))
         return g / jnp.maximum(np.asarray(1, rms.dtype), rms / k.threshold)
 
-    return leafwise(step, scalars={"threshold": threshold}, axis_names=axis_names)
+    return leafwise(step, scalars={"threshold": threshold}, axis_names=axis_names, bounds=True)
 
 
 @factory(label="clip", sample={"max_norm": 1.0})
@@ -131,6 +131,7 @@ def clip_by_global_norm(max_norm: Any, *, axis_names: Any = None):
         once=once,
         scalars={"max_norm": max_norm},
         axis_names=axis_names,
+        bounds=True,
         call="clip_by_global_norm",
     )
 
@@ -198,5 +199,9 @@ def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None, *, axis
         return jnp.broadcast_to(factor, g.shape) * g
 
     return leafwise(
-        step, scalars={"clipping": clipping, "eps": eps}, needs=("params",), axis_names=axis_names
+        step,
+        scalars={"clipping": clipping, "eps": eps},
+        needs=("params",),
+        axis_names=axis_names,
+        bounds=True,
     )

@@ -29,7 +29,9 @@ def describe(tx: Any, params: Any) -> Description:
         params: the parameters, or their shapes (`jax.eval_shape`): nothing is allocated.
 
     Returns:
-        A `Description`; print it. It warns when the chain ends uphill, that is, when no link turns the sign.
+        A `Description`; print it. It warns when the chain ends uphill, that is, when no link turns the sign, and of
+        every order of links and wrappers that changes the mathematics (a clip inside of a group, before an
+        `accumulate`, and so on: see the guide to wrappers).
 
     Example:
         >>> import jax.numpy as jnp
@@ -145,4 +147,4 @@ def _summary(known: Facts) -> list[str]:
             f"WARNING: {which} ends uphill: no link turns the sign, so adding the updates climbs; "
             "end with gx.scale_by_learning_rate(...) or a schedule"
         )
-    return lines
+    return [*lines, *known.orders]

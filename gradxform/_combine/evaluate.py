@@ -1,0 +1,140 @@
+"""The weights to evaluate with: `eval_params`, one function for every method that has others than those it trains.
+
+average_params       the average
+Schedule-Free        x = z + (y - z) / b1,  y the parameters that are trained and z in the state
+lookahead            the slow weights of the pair that is trained
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import ScheduleFreeState
+
+from .._core.errors import describe_array, kind, leaf, say, short
+from .._core.numerics import cast, compute_dtype
+from .._core.states import boxed, nodes, unboxed
+from .._core.tree import View, is_absent, is_box, is_inexact, listed, spread, view
+from .average import ParamAverageState
+
+_KNOWN = "average_params, optax.contrib.schedule_free, optax.lookahead"
+
+
+def eval_params(state: Any, params: Any, which: str | None = None) -> Any:
+    """The parameters to evaluate with: the average, the x of Schedule-Free, the slow weights of lookahead.
+
+    Args:
+        state: the state of any transform with one of these in it, wherever wrappers, masks and accumulations have put
+            it; also `nnx.Optimizer.opt_state` or `TrainState.opt_state`.
+        params: the parameters that are trained; with lookahead, the `optax.LookaheadParams` pair.
+        which: the address of the one that is meant, if there are several; the message lists them.
+
+    Returns:
+        A tree with the structure and the dtypes of `params` (with lookahead, of the slow weights). A leaf that has no
+        second value (masked, frozen, of integers) is that of `params`.
+
+    Raises:
+        ValueError: if the state holds nothing to evaluate with, or several and `which` does not choose; if the
+            parameters are not those of the state.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import gradxform as gx
+        >>> tx = gx.guard(gx.average_params(gx.sgd(1.0), 0.5))
+        >>> params, state = {"w": jnp.array([2.0])}, tx.init({"w": jnp.array([2.0])})
+        >>> for _ in range(2):  # the parameter is 1, then 0
+        ...     updates, state = tx.update({"w": jnp.array([1.0])}, state, params)
+        ...     params = gx.apply_updates(params, updates)
+        >>> round(float(gx.eval_params(state, params)["w"][0]), 4)
+        0.3333
+
+    Differs from Optax: one function in the place of `schedule_free_eval_params` and `params.slow`; the former takes the
+    state itself only, without anything around it.
+    """
+    found = _found(state, params)
+    if not found:
+        fact = "gx.eval_params(state, params): the state holds no second set of weights"
+        raise ValueError(
+            say(fact, f"looked for {_KNOWN}", "without one of these, evaluate with params themselves")
+        )
+    if which is not None and which not in found:
+        raise ValueError(f"gx.eval_params(which={short(which)}): there is {' and '.join(map(repr, found))}")
+    if which is None and len(found) > 1:
+        fact = f"gx.eval_params: {len(found)} sets of weights are in the state, at {' and '.join(map(repr, found))}"
+        raise ValueError(say(fact, "say which=, one of these addresses"))
+    node = found[next(iter(found)) if which is None else which]
+    if isinstance(node, ParamAverageState):
+        return _averaged(node, params)
+    return _schedule_free(node, params) if isinstance(node, ScheduleFreeState) else node
+
+
+def _found(state: Any, params: Any) -> dict[str, Any]:
+    """The nodes that know other weights, and the slow weights themselves, by address."""
+    found: dict[str, Any] = {}
+    for address, node in nodes(state):
+        if isinstance(node, ParamAverageState | ScheduleFreeState):
+            found[address] = node
+        elif isinstance(node, optax.LookaheadState):
+            if not isinstance(params, optax.LookaheadParams):
+                fact = f"gx.eval_params: the state of lookahead has no weights, and params is {kind(params)}"
+                raise ValueError(say(fact, "pass the optax.LookaheadParams pair that is trained"))
+            found[address] = params.slow
+    return found
+
+
+def _averaged(node: ParamAverageState, params: Any) -> Any:
+    def one(p: Any, m: Any) -> Any:
+        return jnp.asarray(m) if m.dtype == p.dtype else cast(jnp.asarray(m), p.dtype)
+
+    return _each(one, params, node.average, "average")
+
+
+def _schedule_free(node: ScheduleFreeState, params: Any) -> Any:
+    b1 = jnp.asarray(unboxed(node.b1))
+
+    def one(y: Any, z: Any) -> Any:
+        dtype = compute_dtype(y.dtype, z.dtype)
+        wide, base = jnp.asarray(y).astype(dtype), jnp.asarray(z).astype(dtype)
+        # Under vmap there is a b1 for each of several trainings.
+        decay = b1.astype(dtype).reshape(b1.shape + (1,) * (base.ndim - b1.ndim))
+        return cast(base + (wide - base) / jnp.broadcast_to(decay, base.shape), y.dtype)
+
+    return _each(one, params, node.z, "z")
+
+
+def _each(fn: Any, params: Any, second: Any, name: str) -> Any:
+    """`fn(p, second)` on every leaf that has a second value, in the place of `p`."""
+    boxes, treedef = jax.tree.flatten(params, is_leaf=lambda x: is_absent(x) or is_box(x))
+    bare = unboxed(params)
+    rows = view(bare)
+    if len(boxes) != len(rows.places):  # a box with several arrays or none
+        boxes, treedef = rows.places, rows.treedef
+    made: list[Any] = []
+    for path, box, p, m in zip(
+        rows.paths, boxes, rows.places, _aligned(rows, unboxed(second), name), strict=True
+    ):
+        if is_absent(p) or is_absent(m) or not is_inexact(p):
+            made.append(box)
+            continue
+        p = p if hasattr(p, "dtype") else jnp.asarray(p)
+        if jnp.shape(m) != p.shape:
+            fact = f"gx.eval_params: {leaf(path)} is {describe_array(p)}, its {name} in the state {describe_array(m)}"
+            raise ValueError(say(fact, "pass the parameters that belong to this state"))
+        made.append(boxed(fn(p, m), box))
+    return treedef.unflatten(made)
+
+
+def _aligned(rows: View, second: Any, name: str) -> list[Any]:
+    """The second value of every place of `rows`: by position, or by path where the containers differ."""
+    try:
+        return spread(second, rows)
+    except (ValueError, TypeError):
+        theirs = view(second)
+        known = dict(zip(theirs.paths, theirs.places, strict=True))
+        hidden = [path for path, place in known.items() if is_absent(place)]
+    missing = [p for p in rows.paths if p not in known and not any(p.startswith(f"{h}/") for h in hidden)]
+    if missing or len(known) != len(theirs.paths):
+        fact = f"gx.eval_params: the {name} in the state has no {listed(missing)} of the parameters"
+        raise ValueError(say(fact, "pass the parameters that belong to this state"))
+    return [known.get(path) for path in rows.paths]

@@ -1,0 +1,293 @@
+"""Which leaf of a saved state means the same as which leaf of a new one, and why the others do not.
+
+Nodes of one class mean the same; between classes, fields of one role and one name do. Arrays of parameters find each
+other by the parameter's path, whatever groups or masks they stand in; counts and readings go with the arrays beside
+them. What has to be consistent goes together: a corrected moment with its count, a mean with what it is a mean of.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._core import roles
+from .._core.compat import Tracer
+from .._core.errors import describe_array
+from .reading import Field, Node
+
+#: A leaf of a node: its field and its path below the field.
+Place = tuple[str, str]
+#: Where a value was: the saved node, the name of its field, the value.
+Source = tuple[Node, str, Any]
+_DENOMINATORS = (roles.SECOND_MOMENT, roles.FACTOR)
+
+
+@dataclass
+class Found:
+    """What has been decided about the leaves of one new node."""
+
+    taken: dict[Place, Source] = field(default_factory=dict[Place, Source])
+    reasons: dict[Place, str] = field(default_factory=dict[Place, str])
+
+
+class Matcher:
+    """Holds the nodes of both states against each other; `form` gives shape and dtype of a leaf of the new one."""
+
+    def __init__(self, new: Sequence[Node], saved: Sequence[Node], form: Callable[[Any], Any]) -> None:
+        self.new, self.saved, self.form = new, saved, form
+        self.claimed: set[tuple[int, str, str]] = set()
+
+    def run(self) -> dict[int, Found]:
+        """The decisions by `id` of the new nodes. Whoever has a saved state of its own class comes first."""
+        exact = [n for n in self.new if any(same_class(n, s) for s in self.saved)]
+        others = [n for n in self.new if n not in exact]
+        order = [*exact, *others]
+        found: dict[int, Found] = {}
+        for rank in (exact, others):
+            found.update(
+                (id(n), self._slots(n, rank, rank is exact) if _arrays(n) else Found()) for n in rank
+            )
+        for node in order:
+            mine = found[id(node)]
+            partner = self._partner(node, mine)
+            _of_one_age(node, mine, partner[0])
+            self._singles(node, mine, partner)
+            _together(node, mine)
+        return found
+
+    # ---------------------------------------------------------------------------------- arrays of parameters
+
+    def _slots(self, node: Node, equals: Sequence[Node], exact: bool) -> Found:
+        found = Found()
+        for path in dict.fromkeys(path for f in node.slots for path in f.leaves):
+            names = [f.name for f in node.slots if path in f.leaves]
+            fits = same_class if exact else same_roles
+            able = [s for s in self.saved if fits(node, s) and any(_has(s, name, path) for name in names)]
+            rivals = [n for n in equals if fits(n, able[0]) and _wants(n, path)] if able else []
+            saved, reason = pick(node, able, rivals)
+            if saved is None:
+                reason = reason or self._why_not(node, path)
+                found.reasons.update(((name, path), reason) for name in names)
+                continue
+            self._leaf(node, saved, path, names, found, exact)
+        return found
+
+    def _leaf(
+        self, node: Node, saved: Node, path: str, names: Sequence[str], found: Found, exact: bool
+    ) -> None:
+        """The slots of one parameter, from one saved node: all that fit, or none if the rest would be wrong."""
+        fitting: dict[Place, Source] = {}
+        for name in names:
+            theirs = saved.fields.get(name)
+            alike = exact or (theirs is not None and same_role(node.fields[name], theirs))
+            if theirs is None or path not in theirs.leaves or not alike:
+                found.reasons[name, path] = f"the saved {saved.name} has no {name} of it"
+            elif (id(saved), name, path) in self.claimed:
+                found.reasons[name, path] = f"the saved {name} went to a state of its own class"
+            else:
+                reason = unfit(theirs.leaves[path], self.form(node.fields[name].leaves[path]))
+                if reason:
+                    found.reasons[name, path] = reason
+                else:
+                    fitting[name, path] = (saved, name, theirs.leaves[path])
+        wrong = self._inconsistent(node, saved, names, path, fitting, found, exact)
+        if wrong:
+            found.reasons.update((place, wrong) for place in fitting)
+            return
+        self.claimed.update((id(saved), name, path) for name, _ in fitting)
+        found.taken.update(fitting)
+
+    def _inconsistent(
+        self,
+        node: Node,
+        saved: Node,
+        names: Sequence[str],
+        path: str,
+        fitting: dict[Place, Any],
+        found: Found,
+        exact: bool,
+    ) -> str:
+        """Why what fits may not be taken, or an empty text."""
+        if exact:
+            bad = [found.reasons[name, path] for name in names if (name, path) not in fitting]
+            return bad[0] if bad else ""
+        if node.count is None or not fitting:
+            return ""
+        if saved.count is None:
+            return f"the saved {saved.name} counts no steps, by which a {next(iter(fitting))[0]} is corrected"
+        below = [name for name in names if node.fields[name].role in _DENOMINATORS]
+        if below and not any((name, path) in fitting for name in below):
+            above = next(iter(fitting))[0]
+            return (
+                f"{below[0]} starts at zero, and a {above} that does not would make its first steps too large"
+            )
+        return ""
+
+    def _why_not(self, node: Node, path: str) -> str:
+        """The reason for which a parameter has no saved slots."""
+        kinds = {f.role for f in node.slots if path in f.leaves}
+        others = [f.name for s in self.saved for f in s.slots if path in f.leaves and f.role in kinds]
+        mine = next(f.name for f in node.slots if path in f.leaves)
+        if others:
+            return meanings(others[0], mine) or f"the saved {others[0]} means something else than {mine}"
+        if any(path in f.leaves for s in self.saved for f in s.slots):
+            return (
+                f"no {next(iter(kinds)).name} was saved" if roles.OTHER not in kinds else "nothing was saved"
+            )
+        if any(same_class(node, s) for s in self.saved):
+            return "nothing was saved for a parameter of this path"
+        return "nothing was saved"
+
+    # ---------------------------------------------------------------------------------- counts, readings, the rest
+
+    def _partner(self, node: Node, found: Found) -> tuple[Node | None, str]:
+        """The saved node whose counts and readings go to `node`, or why there is none."""
+        if _arrays(node):
+            partners = Counter(id(saved) for saved, _, _ in found.taken.values())
+            if not partners:
+                return None, "it goes with arrays that start anew"
+            best = partners.most_common(1)[0][0]
+            return next(saved for saved, _, _ in found.taken.values() if id(saved) == best), ""
+        able = [s for s in self.saved if same_class(node, s) and not _arrays(s)]
+        rivals = [n for n in self.new if n.classes == node.classes and not _arrays(n)]
+        counts = all(f.role is roles.COUNT for f in node.singles)
+        saved, reason = pick(node, able, rivals)
+        if saved is None and able and counts and _agree(able):
+            return able[0], ""
+        if saved is None and not able and counts and node.singles:
+            counted = [s for s in self.saved if s.count is not None]
+            if counted and _agree(counted):
+                return counted[0], ""
+            reason = "the saved counts differ" if counted else "no count was saved"
+        return saved, reason or "nothing of its kind was saved"
+
+    def _singles(self, node: Node, found: Found, partner: tuple[Node | None, str]) -> None:
+        saved, reason = partner
+        for mine in node.singles:
+            for rest, leaf in mine.leaves.items():
+                place = (mine.name, rest)
+                if saved is None:
+                    found.reasons[place] = reason
+                    continue
+                theirs = saved.fields.get(mine.name)
+                if mine.role is roles.COUNT and theirs is None:
+                    theirs = saved.count
+                alike = same_class(node, saved) or mine.role is roles.COUNT
+                if theirs is None or rest not in theirs.leaves or not alike:
+                    found.reasons[place] = f"the saved {saved.name} has none"
+                    continue
+                why = unfit(theirs.leaves[rest], self.form(leaf))
+                if why:
+                    found.reasons[place] = why
+                else:
+                    found.taken[place] = (saved, theirs.name, theirs.leaves[rest])
+
+
+def _of_one_age(node: Node, found: Found, partner: Node | None) -> None:
+    """Gives up averages over another number of steps than the count of the state says, when groups are merged."""
+    if partner is None or partner.count is None or node.count is None:
+        return
+    for place, (saved, _, _) in list(found.taken.items()):
+        if saved is not partner and not _agree((saved, partner)):
+            del found.taken[place]
+            found.reasons[place] = (
+                "it was averaged over another number of steps than most, and there is one count"
+            )
+
+
+def _together(node: Node, found: Found) -> None:
+    """Gives up what is worth nothing without the rest: a ring without its length, a window with a hole."""
+    readings = [f for f in node.singles if f.role is not roles.COUNT]
+    windows = [f for f in node.slots if f.role is roles.ACCUMULATOR]
+    for fields, all_of_it in ((readings, False), (windows, True)):
+        wanted = [(f.name, rest) for f in fields for rest in f.leaves]
+        lost = [place for place in wanted if place not in found.taken]
+        if not lost:
+            continue
+        over = [f for f in node.fields.values() if f.role is not roles.COUNT] if all_of_it else fields
+        for place in [(f.name, rest) for f in over for rest in f.leaves]:
+            if found.taken.pop(place, None) is not None:
+                found.reasons[place] = f"it goes together with {lost[0][0]}, which starts anew"
+
+
+# ------------------------------------------------------------------------------------------------ what means the same
+
+
+def same_class(node: Node, saved: Node) -> bool:
+    return node.classes[0] in saved.classes
+
+
+def same_role(mine: Field, theirs: Field) -> bool:
+    """Whether two fields of one name mean the same although their classes differ: an average of the same thing.
+
+    A mean on its way, a history or a basis is of its own method only: one keeps a sum where the other keeps a mean.
+    """
+    return mine.role is theirs.role and mine.role in (roles.MOMENT, *_DENOMINATORS)
+
+
+def same_roles(node: Node, saved: Node) -> bool:
+    """Whether a slot of `node` means the same as one of `saved`."""
+    return any(f.name in saved.fields and same_role(f, saved.fields[f.name]) for f in node.slots)
+
+
+def meanings(saved: str, mine: str) -> str:
+    """What two fields of one role mean, where that can be said in a few words."""
+    words = {
+        "trace": "a sum of gradients, about 1 / (1 - momentum) times their mean",
+        "mu": "an average of gradients",
+        "ema": "an average of gradients",
+    }
+    if saved not in words or mine not in words:
+        return ""
+    return f"the saved {saved} is {words[saved]}, {mine} is {words[mine]}"
+
+
+def unfit(saved: Any, wanted: Any) -> str:
+    """Why one array cannot stand in the place of another, or an empty text; a floating dtype is cast."""
+    got = saved if hasattr(saved, "dtype") else np.asarray(saved)
+    if tuple(got.shape) != tuple(wanted.shape):
+        return f"its shape is {tuple(wanted.shape)}, the saved one's {tuple(got.shape)}"
+    for kinds in (jnp.floating, jnp.complexfloating, jnp.integer, jnp.bool_):
+        if jnp.issubdtype(wanted.dtype, kinds):
+            wider = kinds is jnp.complexfloating and jnp.issubdtype(got.dtype, jnp.floating)
+            return "" if jnp.issubdtype(got.dtype, kinds) or wider else _cannot(got, wanted)
+    return "" if got.dtype == wanted.dtype else _cannot(got, wanted)
+
+
+def _cannot(got: Any, wanted: Any) -> str:
+    return f"it is {describe_array(wanted)}, the saved one {describe_array(got)}"
+
+
+def pick(node: Node, able: Sequence[Node], rivals: Sequence[Node]) -> tuple[Node | None, str]:
+    """The saved node for a new one: the only one, or that of the same rank where there are as many of them."""
+    if not able:
+        return None, ""
+    if len(able) == len(rivals):
+        return able[rivals.index(node)], ""
+    return (
+        None,
+        f"{len(able)} saved states and {len(rivals)} new ones are {node.name}: which is which cannot be told",
+    )
+
+
+def _arrays(node: Node) -> bool:
+    return any(f.leaves for f in node.slots)
+
+
+def _has(saved: Node, name: str, path: str) -> bool:
+    return name in saved.fields and path in saved.fields[name].leaves
+
+
+def _wants(node: Node, path: str) -> bool:
+    return any(path in f.leaves for f in node.slots)
+
+
+def _agree(saved: Sequence[Node]) -> bool:
+    """Whether all counts of these nodes are one number."""
+    counts = [leaf for node in saved if node.count is not None for leaf in node.count.leaves.values()]
+    if any(isinstance(leaf, Tracer) for leaf in counts):
+        return len(counts) == 1
+    return len({np.asarray(leaf).tobytes() if np.ndim(leaf) else int(leaf) for leaf in counts}) == 1

@@ -1,0 +1,319 @@
+"""A saved state into another transform: `restore_into`, and its report of what became of every leaf."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .._core import compat, roles
+from .._core.errors import kind, say
+from .._core.numerics import cast
+from .._core.transform import as_transform
+from .._core.tree import is_absent, is_inexact, matches, view
+from .matching import Found, Matcher, meanings
+from .reading import Field, Node, NumberedReader, Reader, addresses, join
+
+
+@dataclass(frozen=True)
+class RestoredLeaf:
+    """What became of one leaf.
+
+    `outcome` is "matched", "reset" or "dropped"; `address` says where it is in the new state (`adam/mu/dense/kernel`),
+    `source` where it is in the saved one, `note` why it is not matched, or what was changed about it.
+    """
+
+    outcome: str
+    address: str
+    source: str = ""
+    note: str = ""
+    #: The address without the part that is the leaf's own: lines of the table are made of it.
+    field: str = ""
+    came_from: str = ""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The report of `restore_into`: one row a leaf, as text a table."""
+
+    rows: tuple[RestoredLeaf, ...]
+
+    @cached_property
+    def matched(self) -> tuple[RestoredLeaf, ...]:
+        """The leaves of the new state that were taken over."""
+        return tuple(row for row in self.rows if row.outcome == "matched")
+
+    @cached_property
+    def reset(self) -> tuple[RestoredLeaf, ...]:
+        """The leaves of the new state that are as `tx.init` made them."""
+        return tuple(row for row in self.rows if row.outcome == "reset")
+
+    @cached_property
+    def dropped(self) -> tuple[RestoredLeaf, ...]:
+        """The leaves of the saved state for which there is no place."""
+        return tuple(row for row in self.rows if row.outcome == "dropped")
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {len(getattr(self, name))}" for name in ("matched", "reset", "dropped"))
+        return "\n".join([counts, *_table(self.rows)])
+
+    __repr__ = __str__
+
+
+def restore_into(tx: Any, params: Any, saved_state: Any, *, fresh: Any = None) -> tuple[Any, Restored]:
+    """The state of `tx` for these parameters, with what means the same taken over from the state of another run.
+
+    For changing the optimizer of a running job, and for checkpoints from before a guard, a mean, a group or a schedule
+    was put in or taken out. On the host, between steps.
+
+    Arrays of parameters are matched by state class, field and the parameter's path, else by role and field name; the
+    nesting does not count. Counts and readings come from the state from which the arrays beside them come; the count of
+    a schedule from a saved schedule, or from any count if all agree, so that schedules go on. A momentum sum (`trace`)
+    is not made of an average (`mu`), nor an average of a sum: they differ in size by 1 / (1 - momentum). A leaf whose
+    shape differs starts anew, alone; another floating dtype is cast. Nothing is guessed: where two saved states are
+    alike and it cannot be told which is meant, both new ones start anew.
+
+    Args:
+        tx: the transform that goes on, ours or Optax's.
+        params: the parameters with which it goes on.
+        saved_state: the state of any transform, also `nnx.Optimizer.opt_state` or `TrainState.opt_state`, or what a
+            checkpoint gives without a target: dictionaries and lists in the place of the NamedTuples.
+        fresh: patterns of addresses that shall start anew, such as `"rate/*"` for a new schedule.
+
+    Returns:
+        `(state, report)`: the structure, shapes and dtypes of `tx.init(params)`, and a `Restored`, which prints as a
+        table and has a row for each leaf of either state. Saved arrays are taken over, not copied: do not use
+        `saved_state` after a step that donates the new one.
+
+    Raises:
+        TypeError, ValueError: for something that is no state, such as a transform, a training loop's object, the
+            parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import gradxform as gx
+        >>> params = {"w": jnp.ones(2)}
+        >>> _, saved = gx.adam(0.1).update({"w": jnp.ones(2)}, gx.adam(0.1).init(params), params)
+        >>> state, report = gx.restore_into(gx.guard(gx.lion(0.01)), params, saved)
+        >>> print(report)
+        matched 2, reset 5, dropped 1
+        outcome  field    leaves  from  note
+        reset    guard/*       5        nothing of its kind was saved
+        matched  lion/*        2  0/*
+        dropped                1  0/nu  nothing here keeps it
+        >>> state.inner_state[0].mu["w"].tolist() == saved[0].mu["w"].tolist()
+        True
+    """
+    transform = as_transform(tx, "gx.restore_into(tx)")
+    _check(params, saved_state)
+    started = transform.init(params)
+    leaves, treedef = jax.tree.flatten(started)
+    leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]
+    numbered = treedef.unflatten(range(len(leaves)))
+    learnt: set[Any] = set()
+    known = addresses(transform.plan, transform.body.split(numbered, ""))
+    rows = view(params)
+    shapes = {p: x for p, x in zip(rows.paths, rows.places, strict=True) if not is_absent(x)}
+    new = NumberedReader((), known, shapes, learnt)
+    new.forms = leaves
+    new.read(numbered)
+    saved = Reader([c for node in new.nodes for c in node.classes], {}, {}, learnt).read(saved_state)
+    decided = Matcher(new.nodes, saved.nodes, new.form).run()
+    if fresh is not None:
+        _start_anew(new.nodes, decided, fresh)
+    report = [*_new_rows(new, saved, decided, leaves), *_dropped(new, saved, decided, shapes)]
+    return treedef.unflatten(leaves), Restored(tuple(report))
+
+
+def _check(params: Any, saved: Any) -> None:
+    who = "gx.restore_into(tx, params, saved_state)"
+    for name, value in (("params", params), ("saved_state", saved)):
+        if isinstance(value, optax.GradientTransformation):
+            raise TypeError(say(f"{who}: {name} is a transform", "the transform comes first"))
+    if hasattr(saved, "opt_state") and not isinstance(saved, tuple):
+        raise TypeError(say(f"{who}: saved_state is {kind(saved)}, wanted a state", "pass its opt_state"))
+    if not isinstance(saved, tuple | list | Mapping) and not any(map(_is_number, jax.tree.leaves(saved))):
+        raise TypeError(say(f"{who}: saved_state is {kind(saved)}, wanted a state"))
+    ours, theirs = view(params).paths, view(saved).paths
+    if ours and ours == theirs and ours != ("",):
+        raise ValueError(
+            say(
+                f"{who}: saved_state has the leaves of the parameters",
+                "the state that belongs to them is meant",
+            )
+        )
+
+
+def _is_number(x: Any) -> bool:
+    return hasattr(x, "dtype") or isinstance(x, int | float)
+
+
+def _start_anew(new: Sequence[Node], decided: Mapping[int, Found], fresh: Any) -> None:
+    """Gives up what was found for the addresses that the user wants to start anew."""
+    hit = False
+    for node in new:
+        found = decided[id(node)]
+        for name, rest in [(f.name, rest) for f in node.fields.values() for rest in f.leaves]:
+            if matches(fresh, join(node.address, name, rest), None):
+                hit = True
+                found.taken.pop((name, rest), None)
+                found.reasons[name, rest] = "asked for by fresh="
+    if not hit:
+        there = sorted({join(node.address, name) for node in new for name in node.fields})
+        raise ValueError(
+            say(f"gx.restore_into(fresh={fresh!r}): no address is taken", f"there are {', '.join(there)}")
+        )
+
+
+def _new_rows(
+    new: NumberedReader, saved: Reader, decided: Mapping[int, Found], leaves: list[Any]
+) -> list[RestoredLeaf]:
+    """Puts the saved arrays into `leaves` and says what was done, one row for each leaf of the new state."""
+    rows: list[RestoredLeaf] = []
+    for node in new.nodes:
+        found = decided[id(node)]
+        for field in (*node.slots, *node.singles):
+            for rest, number in field.leaves.items():
+                where = join(node.address, field.name)
+                taken = found.taken.get((field.name, rest))
+                if taken is None:
+                    note = found.reasons.get((field.name, rest), "") + _under_a_count(
+                        node, field, rest, found
+                    )
+                    rows.append(RestoredLeaf("reset", join(where, rest), "", note, where))
+                    continue
+                origin, name, value = taken
+                leaves[number], note = _placed(value, leaves[number])
+                source = join(origin.path, name)
+                rows.append(
+                    RestoredLeaf("matched", join(where, rest), join(source, rest), note, where, source)
+                )
+    for rest, number in new.loose.items():
+        taken = saved.loose.get(rest)
+        same = taken is not None and jnp.shape(taken) == jnp.shape(leaves[number])
+        if same:
+            leaves[number], note = _placed(taken, leaves[number])
+            rows.append(RestoredLeaf("matched", rest, rest, note, rest, rest))
+        else:
+            rows.append(RestoredLeaf("reset", rest, "", "it belongs to no state with a name", rest))
+    return rows
+
+
+def _under_a_count(node: Node, field: Field, path: str, found: Found) -> str:
+    """A warning where the averages of a parameter start at zero under a count that goes on."""
+    count = node.count
+    going = count is not None and any((count.name, rest) in found.taken for rest in count.leaves)
+    corrected = field.role in (roles.MOMENT, roles.SECOND_MOMENT)
+    if not (going and corrected) or any((f.name, path) in found.taken for f in node.slots):
+        return ""
+    return "; it starts at zero under a count that goes on: warm up, or give it a group of its own"
+
+
+def _placed(value: Any, like: Any) -> tuple[Any, str]:
+    """A saved array as the new state wants it, and what was changed."""
+    array = jnp.asarray(value)
+    note = ""
+    if array.dtype != like.dtype:
+        before = getattr(value, "dtype", None)
+        array = cast(array, like.dtype) if is_inexact(array) else array.astype(like.dtype)
+        note = "" if before is None or not is_inexact(like) else f"{before} to {like.dtype}"
+    if not compat.is_key(array):
+        array = compat.like_weak(compat.strong(array, array.dtype), like)
+    if getattr(like, "committed", False) and getattr(array, "sharding", None) != like.sharding:
+        array = jax.device_put(array, like.sharding)
+    return array, note
+
+
+def _dropped(
+    new: Reader, saved: Reader, decided: Mapping[int, Found], params: Mapping[str, Any]
+) -> list[RestoredLeaf]:
+    """A row for each saved leaf that nobody has taken."""
+    used = {
+        (id(node), name, rest)
+        for found in decided.values()
+        for (_, rest), (node, name, _) in found.taken.items()
+    }
+    fields = {f.name for node in new.nodes for f in node.fields.values()}
+    rows: list[RestoredLeaf] = []
+    for node in saved.nodes:
+        for field in node.fields.values():
+            where = join(node.path, field.name)
+            for rest in field.leaves:
+                if (id(node), field.name, rest) in used:
+                    continue
+                note = "it has no place here"
+                if field.per_parameter and rest not in params:
+                    note = "there is no parameter of this path"
+                elif field.name not in fields:
+                    others = [
+                        meanings(field.name, f.name) for n in new.nodes for f in n.slots if rest in f.leaves
+                    ]
+                    note = next(filter(None, others), "nothing here keeps it")
+                rows.append(RestoredLeaf("dropped", "", join(where, rest), note, "", where))
+    rows += [
+        RestoredLeaf("dropped", "", rest, "nothing here keeps it", "", rest.rpartition("/")[0])
+        for rest in saved.loose
+        if rest not in new.loose
+    ]
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------ the table
+
+
+def _table(rows: Sequence[RestoredLeaf]) -> list[str]:
+    """Rows of one field, one source and one note as one line."""
+    groups: dict[Any, list[RestoredLeaf]] = {}
+    whole: dict[Any, int] = {}
+    for row in rows:
+        groups.setdefault((row.outcome, row.field, row.came_from, row.note), []).append(row)
+        place = (row.field, "" if row.field else row.came_from)
+        whole[place] = whole.get(place, 0) + 1
+    lines = [("outcome", "field", "leaves", "from", "note")]
+    for (outcome, field, source, note), found in groups.items():
+        names = ""
+        if len(found) < whole[field, "" if field else source]:
+            paths = [(row.address or row.source).removeprefix(field or source).strip("/") for row in found]
+            names = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+        lines.append((outcome, field, str(len(found)), source, ": ".join(filter(None, (names, note)))))
+    return _aligned(_merged(lines))
+
+
+def _merged(lines: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The fields of one state of which the same is to be said as one line, `guard/*`; a field of many arrays stays."""
+    made: list[tuple[str, ...]] = [lines[0]]
+    for line in lines[1:]:
+        last, (outcome, field, leaves, source, note) = made[-1], line
+        single = outcome != "matched" or (leaves == "1" and (last[2] == "1" or last[1].endswith("*")))
+        if single and (last[0], last[4]) == (outcome, note) and _state(last) == _state(line):
+            total = str(int(last[2]) + int(leaves))
+            made[-1] = (
+                outcome,
+                *(_all(x) if i != 1 else total for i, x in enumerate((field, "", source))),
+                note,
+            )
+        else:
+            made.append(line)
+    return made
+
+
+def _state(line: tuple[str, ...]) -> tuple[str, str]:
+    return line[1].rpartition("/")[0], line[3].rpartition("/")[0]
+
+
+def _all(path: str) -> str:
+    return join(path.rpartition("/")[0], "*") if path else ""
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(line[i]) for line in lines) for i in range(5)]
+    made: list[str] = []
+    for line in lines:
+        cells = [
+            c.rjust(w) if i == 2 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        made.append("  ".join(cells).rstrip())
+    return made
