@@ -75,10 +75,13 @@ LIBRARIES = {"optax": optax_step, "gradxform": gradxform_step}
 
 
 def equations(jaxpr: Any) -> int:
-    """Equations of a program, counted through inner jits."""
+    """Equations of a program, counted through inner jits and branches."""
     total = 0
     for equation in jaxpr.eqns:
-        inner = [p for p in equation.params.values() if hasattr(p, "eqns") or hasattr(p, "jaxpr")]
+        parts = [
+            p for value in equation.params.values() for p in (value if isinstance(value, tuple) else (value,))
+        ]
+        inner = [p for p in parts if hasattr(p, "eqns") or hasattr(p, "jaxpr")]
         total += sum(equations(getattr(p, "jaxpr", p)) for p in inner) if inner else 1
     return total
 

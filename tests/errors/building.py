@@ -33,7 +33,7 @@ ARGUMENTS = [
         "is not what gx.to_json writes",
     ),
     wrong("gx.partition", AttributeError, "gradxform has no 'partition'", "gx.param_groups"),
-    wrong("gx.inject_hyperparams", AttributeError, "no 'inject_hyperparams'", "a schedule in any argument"),
+    wrong("gx.inject_hyperparams", AttributeError, "no 'inject_hyperparams'", "gx.tunable"),
     wrong("gx.adam(1e-3, b1=-0.1)", ValueError, "b1=-0.1", "[0, 1)", "got -0.1"),
     wrong(
         "gx.adam(1e-3, b1='0.9')", TypeError, "b1='0.9'", "wanted a number", "got a string", "quotation marks"

@@ -48,9 +48,9 @@ def module(path: str) -> Any:
 
 
 def test_every_example_is_run_here():
-    tested = pathlib.Path(__file__).read_text()
+    tested = "".join(path.read_text() for path in pathlib.Path(__file__).parent.glob("test_*.py"))
     for path in EXAMPLES.glob("*.py"):
-        assert f'"{path.name}"' in tested, f"{path.name} is not run by this test"
+        assert f'"{path.name}"' in tested, f"{path.name} is not run by a test of this folder"
 
 
 def test_adam_by_hand_prints_the_eight_steps():
@@ -102,6 +102,19 @@ def test_why_adaptive_prints_adagrad_s_death(tmp_path):
     )
     assert ends["adam, b1 = 0"][0] < 1e-2 < 0.1 < ends["adam, b1 = 0"][1]
     assert ends["sgd"][0] == pytest.approx(ends["sgd"][1], rel=0.05), "SGD does not know the axes"
+    assert list(tmp_path.glob("*.png"))
+
+
+def test_a_sweep_is_one_program_and_its_rates_differ(tmp_path):
+    out = run("sweep.py", "--steps", "50", "--highest", "1e30", "--out", str(tmp_path))
+    rows = re.findall(r"(?m)^ +(\S+) +(\S+) +(\S+) +(\d+)$", out)
+    losses, skipped = [float(row[1]) for row in rows], [int(row[3]) for row in rows]
+    assert len(rows) == 16
+    assert "compiled 1 time" in out
+    best = min(range(16), key=losses.__getitem__)
+    assert f"best: {rows[best][0]}," in out
+    assert 0 < losses[best] < 0.5 < losses[0], "the lowest rate has hardly begun"
+    assert skipped[0] == 0 < skipped[-1], "the guard has stopped the highest rate"
     assert list(tmp_path.glob("*.png"))
 
 

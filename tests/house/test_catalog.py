@@ -19,6 +19,7 @@ SAID = {
     "combinator": {"Summary", "Example"},
     "schedule": {"Summary", "Args", "Example"},
     "mask": {"Summary", "Args", "Example"},
+    "projection": {"Summary", "Returns", "Example"},
 }
 
 
@@ -31,7 +32,9 @@ def test_every_factory_of_the_face_is_in_it() -> None:
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
 def test_an_entry_is_what_it_says(entry: _catalog.Entry) -> None:
     example = entry.example
-    assert isinstance(example, GradientTransformation) == (entry.kind not in ("schedule", "mask"))
+    assert isinstance(example, GradientTransformation) == (
+        entry.kind not in ("schedule", "mask", "projection")
+    )
     assert isinstance(example, Schedule) == (entry.kind == "schedule")
     functions = [value for value in entry.factory.sample.values() if inspect.isfunction(value)]
     if not functions:

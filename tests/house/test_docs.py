@@ -30,6 +30,7 @@ ROLES = {
     "Factor",
     "Gram",
     "History",
+    "Accumulator",
     "Iterate",
     "Key",
     "Moment",

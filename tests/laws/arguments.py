@@ -9,11 +9,13 @@ import gradxform as gx
 from gradxform._catalog import entries
 
 FALL = gx.linear_schedule(0.9, 0.1, 10)
-ENTRIES = {entry.name: entry for entry in entries() if entry.kind not in ("schedule", "mask")}
+ENTRIES = {entry.name: entry for entry in entries() if entry.kind not in ("schedule", "mask", "projection")}
+
 
 #: In the place of the catalogue's example.
 RICHER: dict[str, Callable[[], Any]] = {
     "scale_by_schedule": lambda: gx.scale_by_schedule(FALL),
+    "apply_when": lambda: gx.apply_when(gx.adamw(0.1), FALL),
     "chain": lambda: gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(FALL, b2=0.95, weight_decay=0.1)),
     "named_chain": lambda: gx.named_chain(("clip", gx.clip(1.0)), ("go", gx.sgd(0.1, 0.9))),
     "param_groups": lambda: gx.param_groups({"w": gx.adamw(1e-3), "*": gx.sgd(0.1, 0.9)}, unused="ignore"),
@@ -28,6 +30,15 @@ RICHER: dict[str, Callable[[], Any]] = {
     "sgd": lambda: gx.sgd(0.1, 0.9, nesterov=True),
     "adafactor": lambda: gx.adafactor(0.1, min_dim_size_to_factor=2),
     "scale_by_factored_rms": lambda: gx.scale_by_factored_rms(min_dim_size_to_factor=2),
+    "guard": lambda: gx.guard(gx.adamw(0.1), spike=6.0, window=8),
+    "accumulate": lambda: gx.accumulate(gx.adamw(0.1), 2),
+    "tunable": lambda: gx.tunable(gx.adamw(0.1), "learning_rate", "b2"),
+    "average_params": lambda: gx.average_params(gx.adamw(0.1), 0.9),
+    "cautious": lambda: gx.cautious(gx.adamw(0.1)),
+    "project": lambda: gx.project(gx.adamw(0.1), "*", gx.max_norm(10.0)),
+    "loss_scale": lambda: gx.loss_scale(gx.adamw(0.1), 2.0, growth_interval=2),
+    "switch_at": lambda: gx.switch_at(2, gx.adamw(0.1), gx.sgd(0.1, 0.9)),
+    "probe": lambda: gx.probe(gx.adamw(0.1)),
     "by hand": lambda: gx.GradientTransformation(*gx.trace(0.9)),
 }
 #: Transforms that name leaves are tried on this tree only.

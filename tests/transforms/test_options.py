@@ -172,6 +172,7 @@ def label(x: Any) -> str | None:
     return None if isinstance(x, dict) and x is not MASK else getattr(x, "__name__", str(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factory", "base", "name", "value"), ROWS, ids=label)
 def test_every_option_matters(factory: str, base: dict[str, Any], name: str, value: Any) -> None:
     value, others = apart(value)
