@@ -72,7 +72,7 @@ def loss(params, x, y):
 
 
 def train(key, tx, train_set, test_set, epochs, batch):
-    """One run: the training loss and the test accuracy after every epoch."""
+    """One run: the training loss and the test accuracy after every epoch, and the last state of the optimizer."""
     x, y = train_set
     init_key, order_key = jax.random.split(key)
     params = init(init_key)
@@ -89,8 +89,8 @@ def train(key, tx, train_set, test_set, epochs, batch):
         accuracy = jnp.mean(logits(carry[0], test_set[0]).argmax(-1) == test_set[1])
         return carry, (loss(carry[0], x, y), accuracy)
 
-    _, curves = jax.lax.scan(epoch, (params, tx.init(params)), jax.random.split(order_key, epochs))
-    return curves
+    (_, state), curves = jax.lax.scan(epoch, (params, tx.init(params)), jax.random.split(order_key, epochs))
+    return curves, state
 
 
 def draw(curves, path):
@@ -133,9 +133,16 @@ def main():
     for name, tx in optimizers(total_steps).items():
         start = time.perf_counter()
         run = functools.partial(
-            train, tx=tx, train_set=train_set, test_set=test_set, epochs=args.epochs, batch=args.batch
+            train,
+            tx=gx.guard(tx, max_consecutive=10),
+            train_set=train_set,
+            test_set=test_set,
+            epochs=args.epochs,
+            batch=args.batch,
         )
-        losses, accuracies = (np.asarray(curve) for curve in jax.jit(jax.vmap(run))(keys))
+        curve, state = jax.jit(jax.vmap(run))(keys)
+        gx.check(state)  # raises if the last steps of one of the seeds were skipped
+        losses, accuracies = map(np.asarray, curve)
         curves[name] = losses, accuracies
         last = 100 * accuracies[:, -1]
         print(

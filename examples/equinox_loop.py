@@ -27,7 +27,7 @@ def loss(model, x, y):
 @eqx.filter_jit
 def train_step(model, state, tx, x, y):
     value, gradients = eqx.filter_value_and_grad(loss)(model, x, y)
-    updates, state = tx.update(gradients, state, eqx.filter(model, eqx.is_inexact_array))
+    updates, state = tx.update(gradients, state, eqx.filter(model, eqx.is_inexact_array), value=value)
     return eqx.apply_updates(model, updates), state, value
 
 
@@ -41,17 +41,19 @@ def main():
 
     model_key, data_key = jax.random.split(jax.random.key(args.seed))
     model = eqx.nn.MLP("scalar", "scalar", width_size=64, depth=2, activation=jnp.tanh, key=model_key)
-    tx = gx.chain(
+    recipe = gx.chain(
         gx.clip_by_global_norm(1.0),
         gx.scale_by_adam(),
         gx.add_decayed_weights(1e-4, mask=gx.matrices()),
         gx.warmup_cosine(1e-2, 0.05, args.steps),
     )
+    tx = gx.guard(recipe, max_consecutive=10)  # a step with a NaN in it is none
     state = tx.init(eqx.filter(model, eqx.is_inexact_array))
     for step in range(args.steps):
         x = jax.random.uniform(jax.random.fold_in(data_key, step), (128,), minval=-3, maxval=3)
         model, state, value = train_step(model, state, tx, x, jnp.sin(2 * x))
         if step % max(args.steps // 5, 1) == 0 or step == args.steps - 1:
+            gx.check(state)  # raises if the last steps were all skipped
             print(f"step {step:>5}  loss {value:.6f}")
 
 

@@ -31,7 +31,7 @@ class MLP(nnx.Module):
 @nnx.jit
 def train_step(model, optimizer, x, y):
     value, gradients = nnx.value_and_grad(lambda model: jnp.mean((model(x) - y) ** 2))(model)
-    optimizer.update(model, gradients)
+    optimizer.update(model, gradients, value=value)
     return value
 
 
@@ -45,13 +45,15 @@ def main():
 
     model = MLP(64, nnx.Rngs(args.seed))
     rate = gx.warmup_cosine(1e-2, 0.05, args.steps)
-    tx = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(rate, weight_decay=1e-4, mask="*/kernel"))
+    recipe = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(rate, weight_decay=1e-4, mask="*/kernel"))
+    tx = gx.guard(recipe, max_consecutive=10)  # a step with a NaN in it is none
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     for step in range(args.steps):
         key = jax.random.fold_in(jax.random.key(args.seed), step)
         x = jax.random.uniform(key, (128, 1), minval=-3, maxval=3)
         value = train_step(model, optimizer, x, jnp.sin(2 * x))
         if step % max(args.steps // 5, 1) == 0 or step == args.steps - 1:
+            gx.check(optimizer.opt_state)  # raises if the last steps were all skipped
             print(f"step {step:>5}  loss {value:.6f}")
 
 

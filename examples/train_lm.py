@@ -112,7 +112,7 @@ def make_optimizer(args):
 
 def learning_rates(tx, steps):
     """The rate at every step, or None if nothing is known of it: a transform's plan knows the scalars of its links."""
-    scalars = [link.rule.scalars for link in tx.plan.links if link.rule is not None]
+    scalars = [link.rule.scalars for link in tx.plan.flat if link.rule is not None]
     for rate in (known["rate"] for known in scalars if "rate" in known):
         return np.asarray(jax.vmap(rate)(jnp.arange(steps))) if callable(rate) else np.full(steps, rate)
     return None
@@ -215,7 +215,7 @@ def train_step(tx, params, state, text, key):
     starts = jax.random.randint(key, (B, 1), 0, len(text) - T)
     batch = text[starts + jnp.arange(T + 1)]
     loss, gradients = jax.value_and_grad(bits_per_byte)(params, batch)
-    updates, state = tx.update(gradients, state, params)
+    updates, state = tx.update(gradients, state, params, value=loss)
     return gx.apply_updates(params, updates), state, loss
 
 
@@ -256,6 +256,7 @@ def train(tx, params, text, held_out, steps, key):
                 clock = time.perf_counter()
             elif step % 10 == 0 or step == steps - 1:
                 loss = float(loss)  # waits for the device, so it is not read at every step
+                gx.check(state)  # and neither is what the guard has counted
                 speed = step * B * T / (time.perf_counter() - clock)
                 rate = "" if rates is None else f", rate {rates[step]:.1e}"
                 bar.set_postfix_str(f"loss {loss:.3f} bits{rate}, {speed:,.0f} tokens/s", refresh=False)
@@ -316,7 +317,7 @@ def main():
     init_key, train_key, sample_key = jax.random.split(jax.random.key(args.seed), 3)
     text, held_out = map(jnp.asarray, read_text())
     params = init(init_key)
-    tx = make_optimizer(args)
+    tx = gx.guard(make_optimizer(args), max_consecutive=10)  # a step with a NaN in it is none
     print(gx.describe(tx, params))  # the first line is repr(tx), which can be pasted back
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"\n{size:,} parameters, {len(text):,} bytes to learn from, {len(held_out):,} held out")

@@ -4,9 +4,10 @@
     python tools/mutate.py amsgrad radam    those of some files
     python tools/mutate.py --list
 
-Each defect is a replacement in one file of `gradxform/_transforms`, made in a copy of the package. The short runs of
-its method against the reference come first, then all tests of its method, then all of `tests/transforms` and
-`tests/interop/test_continue.py`; a defect that gets through is alive.
+Each defect is a replacement in one file of `gradxform/_transforms` or `gradxform/_combine`, made in a copy of the
+package. For a method, the short runs against the reference come first, then all tests of the method, then all of
+`tests/transforms` and `tests/interop/test_continue.py`; for a wrapper its own tests, then those of the faults. A defect
+that gets through is alive.
 The exit status is 1 if fewer than 95 % are caught. A line that no longer stands in its file is an error, so that the
 list cannot fall behind the code; so are tests that fail without a defect.
 """
@@ -36,6 +37,12 @@ class Defect(NamedTuple):
     old: str
     new: str
     tests: str
+    room: str = "_transforms"
+
+    @property
+    def path(self) -> str:
+        """Its file, within the package."""
+        return f"gradxform/{self.room}/{self.file}.py"
 
 
 DEFECTS = [
@@ -326,6 +333,109 @@ DEFECTS = [
 ]
 
 
+def _wrapper(file: str, tests: str, *defects: tuple[str, str, str]) -> list[Defect]:
+    return [Defect(what, file, old, new, tests, "_combine") for what, old, new in defects]
+
+
+DEFECTS += _wrapper(
+    "guard",
+    "guard",
+    ("the state is not put back", "choose(good, inner_state, state.inner_state)", "inner_state"),
+    ("what is skipped enters the window", "good & finite, norm", "finite, norm"),
+    ("what is not finite enters the window", "good, good & finite, norm", "good, good, norm"),
+    ("the loss is not looked at", "finite = finite & jnp.isfinite(value)", "pass"),
+    ("the updates are not looked at", "good = good & all_finite", "good & all_finite"),
+    (
+        "the count of those in a row is never taken back",
+        "jnp.where(good, np.int32(0), state",
+        "jnp.where(good, state.consecutive, state",
+    ),
+    ("the variance about zero", "(ring - mean) ** 2", "ring ** 2"),
+    ("no least spread", "jnp.maximum(deviation, np", "jnp.maximum(deviation * 1.0, 0 * np"),
+    ("a spike from the first step on", "max(2, window // 4)", "1"),
+    ("the limit is that of the state", "jnp.full_like(state.limit, self.limit)", "state.limit"),
+)
+DEFECTS += _wrapper(
+    "accumulate",
+    "accumulate",
+    ("the sum in the place of the mean", "a / total.astype(real_dtype(a.dtype)) if", "a if"),
+    ("weights ignored", "a + weight.astype(a.dtype) * g", "a + g"),
+    ("the window never emptied", "gather([_zeros(a) for a in stored]", "gather(sums"),
+    ("one micro-step too many", "(mini_step >= self._length", "(mini_step > self._length"),
+    ("flush ignored", ' | _flag(who, extra.get("flush"))', ""),
+    ("the weight of a window kept", "jnp.where(closes, np.float32(0), total)", "total"),
+    (
+        "NaN of weight 0 comes through",
+        "jnp.where(weight > 0, a + weight",
+        "jnp.where(weight >= 0, a + weight",
+    ),
+    (
+        "windows not counted",
+        "jnp.where(emits, next_count(state.gradient_step)",
+        "jnp.where(emits, (state.gradient_step)",
+    ),
+)
+DEFECTS += _wrapper(
+    "loss_scale",
+    "loss_scale",
+    (
+        "gradients stay scaled",
+        "return g.astype(dtype) / scale.astype(real_dtype(dtype))",
+        "return g.astype(dtype)",
+    ),
+    ("it never grows", "grows = good_steps >= self.growth_interval", "grows = good_steps < 0"),
+    ("it never falls", "jnp.maximum(state.scale / factor, low)", "state.scale"),
+    ("good steps not counted anew", "np.int32(1), np.int32(0))", "np.int32(1), state.good_steps)"),
+    ("no upper bound", "jnp.minimum(state.scale * factor, high)", "state.scale * factor"),
+)
+DEFECTS += _wrapper(
+    "when",
+    "when",
+    ("one step too late", "state.count < self.at", "state.count <= self.at"),
+    ("the second not made anew", "run_if(state.count == self.at, fresh", "run_if(state.count < 0, fresh"),
+    ("zero in the place of pass", 'otherwise == "pass"', "False"),
+    ("calls at rest not counted", "ApplyWhenState(next_count(state.count)", "ApplyWhenState((state.count)"),
+)
+DEFECTS += _wrapper(
+    "average",
+    "average",
+    ("the parameters before the step", "new = stored(p, g, leaf.dtype)", "new = p"),
+    ("not corrected", "c.decay.complement / debias(c.decay, n)", "c.decay.complement"),
+    ("the start ignored", " - np.int32(start) + np", " + np"),
+    ("the power ignored", "(c.power + one) / (n + c.power)", "one / n"),
+    ("every step enters", "jnp.where(k.enters, m, s.average)", "m"),
+    ("stored in 16 bits", 'wide=("average",)', "wide=()"),
+)
+DEFECTS += _wrapper(
+    "cautious",
+    "cautious",
+    ("the other side", "-1 if downhill else 1", "1 if downhill else -1"),
+    ("not made larger", "factor.astype(dtype) * wide", "wide"),
+    ("xi ignored", "kept + jnp.asarray(self.xi).astype(kept.dtype)", "kept"),
+)
+DEFECTS += _wrapper(
+    "evaluate",
+    "evaluate",
+    ("schedule-free read as z", "base + (wide - base) / jnp", "base + 0 * (wide - base) / jnp"),
+    (
+        "masked leaves are not the parameters",
+        "if is_absent(p) or is_absent(m) or not",
+        "if is_absent(p) or not",
+    ),
+)
+DEFECTS += _wrapper(
+    "tunable",
+    "tunable",
+    ("the low word is lost", "TwoFloat(pair.hi, lo if given", "TwoFloat(pair.hi, 0 * lo if given"),
+    (
+        "one dictionary for all states",
+        "TunableState(dict(state.hyperparams), dict",
+        "TunableState(state.hyperparams, dict",
+    ),
+    ("a stale low word is kept", "jnp.where(pair.hi + lo == pair.hi, lo, _ZERO)", "lo"),
+)
+
+
 def planted(source: str, defect: Defect) -> str:
     """The source with the defect in it."""
     if source.count(defect.old) >= 1:
@@ -353,12 +463,15 @@ def passes(copy: Path, arguments: list[str]) -> bool:
 
 def stages(defect: Defect) -> list[list[str]]:
     """What runs, from the shortest on."""
+    if defect.room == "_combine":
+        own = f"tests/combine/test_{defect.tests}.py"
+        return [[own, "-m", "not slow"], [own, "tests/combine/test_faults.py"]]
     short = [REFERENCE, "-k", f"test_float64 and ({defect.tests})"]
     return [short, ["tests/transforms", "-k", defect.tests], ALL]
 
 
 def survives(copy: Path, defect: Defect) -> bool:
-    path = copy / "gradxform" / "_transforms" / f"{defect.file}.py"
+    path = copy / defect.path
     right = path.read_text(encoding="utf-8")
     path.write_text(planted(right, defect), encoding="utf-8")
     try:
@@ -371,7 +484,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", nargs="*", help="files of gradxform/_transforms; all by default")
+    parser.add_argument("files", nargs="*", help="files such as adam or guard; all by default")
     parser.add_argument(
         "--list", action="store_true", help="say what would be planted, and check that it can be"
     )
@@ -385,7 +498,7 @@ def main() -> None:
         survivors: list[Defect] = []
         sound: set[str] = set()
         for defect in chosen:
-            source = (copy / "gradxform" / "_transforms" / f"{defect.file}.py").read_text(encoding="utf-8")
+            source = (copy / defect.path).read_text(encoding="utf-8")
             planted(source, defect)
             if args.list:
                 print(f"{defect.file:10} {defect.what}")
