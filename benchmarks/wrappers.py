@@ -144,7 +144,11 @@ def measure(shapes: Shapes, rounds: int) -> dict[str, Any]:
             for name, entrant in entrants.items()
         },
         "ratios": {f"{a} : {b}": ratio(entrants, a, b) for a, b in RATIOS},
-        "largest_difference": {f"{a} : {b}": gap(entrants, a, b) for a, b in RATIOS},
+        "largest_difference": {
+            f"{a} : {b}": gap(entrants, a, b)
+            for a, b in RATIOS
+            if entrants[a].calls == entrants[b].calls  # else they have gone different ways
+        },
     }
 
 

@@ -340,11 +340,11 @@ def _wrapper(file: str, tests: str, *defects: tuple[str, str, str]) -> list[Defe
 DEFECTS += _wrapper(
     "guard",
     "guard",
-    ("the state is not put back", "choose(good, inner_state, state.inner_state)", "inner_state"),
+    ("the state is not put back", "run_if(good, lambda: run()[1], lambda: state)", "run()[1]"),
     ("what is skipped enters the window", "good & finite, norm", "finite, norm"),
     ("what is not finite enters the window", "good, good & finite, norm", "good, good, norm"),
     ("the loss is not looked at", "finite = finite & jnp.isfinite(value)", "pass"),
-    ("the updates are not looked at", "good = good & all_finite", "good & all_finite"),
+    ("the updates are not looked at", "good = good & sound", "good & sound"),
     (
         "the count of those in a row is never taken back",
         "jnp.where(good, np.int32(0), state",
