@@ -41,12 +41,8 @@ def main():
 
     model_key, data_key = jax.random.split(jax.random.key(args.seed))
     model = eqx.nn.MLP("scalar", "scalar", width_size=64, depth=2, activation=jnp.tanh, key=model_key)
-    recipe = gx.chain(
-        gx.clip_by_global_norm(1.0),
-        gx.scale_by_adam(),
-        gx.add_decayed_weights(1e-4, mask=gx.matrices()),
-        gx.warmup_cosine(1e-2, 0.05, args.steps),
-    )
+    rate = gx.warmup_cosine(1e-2, 0.05, args.steps)
+    recipe = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(rate, weight_decay=1e-4, mask=gx.matrices()))
     tx = gx.guard(recipe, max_consecutive=10)  # a step with a NaN in it is none
     state = tx.init(eqx.filter(model, eqx.is_inexact_array))
     for step in range(args.steps):

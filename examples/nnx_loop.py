@@ -46,8 +46,7 @@ def main():
     model = MLP(64, nnx.Rngs(args.seed))
     rate = gx.warmup_cosine(1e-2, 0.05, args.steps)
     recipe = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(rate, weight_decay=1e-4, mask="*/kernel"))
-    tx = gx.guard(recipe, max_consecutive=10)  # a step with a NaN in it is none
-    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, gx.guard(recipe, max_consecutive=10), wrt=nnx.Param)  # NaN: no step
     for step in range(args.steps):
         key = jax.random.fold_in(jax.random.key(args.seed), step)
         x = jax.random.uniform(key, (128, 1), minval=-3, maxval=3)
