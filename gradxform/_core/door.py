@@ -20,6 +20,7 @@ from .tree import View, as_array, difference, is_absent, is_float0, is_inexact, 
 
 ORDER = "the call is tx.update(updates, state, params)"
 REMEDY = "was this state made by tx.init with these parameters?"
+WITHOUT = "one that was saved without this wrapper goes through gx.restore_into(tx, params, state)"
 FIRST = "call state = tx.init(params) once and carry it from step to step"
 EQUAL = "shapes must be equal, nothing is broadcast"
 CARRIED = (
@@ -131,7 +132,7 @@ def check_result(
         )
 
 
-def check_state_class(rule_state: type, state: Any, address: str) -> Any:
+def check_state_class(rule_state: type, state: Any, address: str, remedy: str = "") -> Any:
     """The link's state if its class is right; an empty one may come back from a checkpoint as None, `()` or `{}`."""
     fields: Sequence[str] = getattr(rule_state, "_fields", ())
     if isinstance(state, rule_state):
@@ -142,7 +143,9 @@ def check_state_class(rule_state: type, state: Any, address: str) -> Any:
     theirs: Sequence[str] = getattr(state, "_fields", fields)
     counts = ("count" in fields) != ("count" in theirs) and {*fields, *theirs} <= {"count", "inner", "trace"}
     hint = "or one has a schedule where the other has a number" if counts else ""
-    raise ValueError(wrong_state(f"{address}: wanted {wanted}", state, hint))
+    raise ValueError(
+        wrong_state(f"{address}: wanted {wanted}", state, hint or (remedy if _is_state(state) else ""))
+    )
 
 
 def wrong_state(wanted: str, state: Any, hint: str = "") -> str:

@@ -75,8 +75,8 @@ class NestedBody(Body):
         return tuple(dict.fromkeys((*self.needs, *whole.plan.needs)))
 
     def split(self, state: Any, address: str) -> list[Any]:
-        who = f"{address}/{self.call}" if address else self.call
-        return [door.check_state_class(self.state, state, who)]
+        who = self.call if address in ("", f"gx.{self.call}") else f"{address}/{self.call}"
+        return [door.check_state_class(self.state, state, who, door.WITHOUT)]
 
     def join(self, state: Any, parts: list[Any]) -> Any:
         del state
