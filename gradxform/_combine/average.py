@@ -105,8 +105,8 @@ def average_params(
             memory. None gives each parameter its weight by `power`.
         start: how many steps are left out; they are as if they had never been.
         power: at least 0, for `decay=None` only. 0 is the mean of all steps from `start` on (Polyak, Ruppert); with a
-            power the i-th counts in proportion to i^power, so that about the last 1 / (power + 1) of the steps make the
-            average, however many there will be (a tail): 3 for a quarter, 8 for a ninth.
+            power the i-th counts, when i is large, in proportion to i^power, so that about the last 1 / (power + 1) of
+            the steps make the average, however many there will be (a tail): 3 for a quarter, 8 for a ninth.
         every: only each `every`-th step after `start` enters, such as the ends of cycles of the rate (SWA).
         accumulator_dtype: storage of the average; None is the parameter's dtype, but float32 for a 16-bit parameter.
 

@@ -26,7 +26,8 @@ def eval_params(state: Any, params: Any, which: str | None = None) -> Any:
 
     Args:
         state: the state of any transform with one of these in it, wherever wrappers, masks and accumulations have put
-            it; also `nnx.Optimizer.opt_state` or `TrainState.opt_state`.
+            it (lookahead stands outermost, since it trains a pair); also `nnx.Optimizer.opt_state` or
+            `TrainState.opt_state`.
         params: the parameters that are trained; with lookahead, the `optax.LookaheadParams` pair.
         which: the address of the one that is meant, if there are several; the message lists them.
 

@@ -16,18 +16,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core import observe
+from .._core import compat, observe
 from .._core.errors import check_flag, check_integer, check_number, say, short
 from .._core.factory import factory
 from .._core.nested import Inner, NestedBody, choose, no_updates, run_if, squared_norm
 from .._core.roles import Reading
 from .._core.states import nodes, unboxed
 from .._core.transform import GradientTransformation, as_transform, wrap
+from .loss_scale import LossScaleState
 from .plain import scale
 
 #: A standard deviation is at least this share of the mean: norms that are equal but for rounding are no spikes.
 LEAST_SPREAD = 1e-3
 _MODES = ("skip", "pass")
+#: How many steps in a row a loss scale may skip before `check` raises.
+PATIENCE = 100
 
 
 class GuardState(NamedTuple):
@@ -122,7 +125,9 @@ class GuardBody(NestedBody):
         deviation = jnp.sqrt(jnp.sum(jnp.where(inside, (ring - mean) ** 2, zero)) / size)
         spread = jnp.maximum(deviation, np.asarray(LEAST_SPREAD, ring.dtype) * jnp.abs(mean))
         threshold = mean + jnp.asarray(self.spike).astype(ring.dtype) * spread
-        return (held >= enough(self.window)) & (x.astype(ring.dtype) > threshold)
+        # Against a window of zeros (a frozen start, a head that begins at zero) everything would stand out, for ever.
+        known = (held >= enough(self.window)) & (spread > 0)
+        return known & (x.astype(ring.dtype) > threshold)
 
     def _after(
         self, state: GuardState, good: Any, enters: Any, norm: Any, value: Any, inner_state: Any
@@ -162,6 +167,10 @@ def _value(value: Any, dtype: Any) -> Any:
         raise ValueError(
             say(f"gx.guard: value= has shape {value.shape}, wanted the loss, one number", "pass its mean")
         )
+    differs = sorted(compat.varying_axes(value))
+    if differs:
+        fact = f"gx.guard: value= differs between the devices of the mesh axes {differs}, and each would decide alone"
+        raise ValueError(say(fact, f"pass jax.lax.pmean(loss, {tuple(differs)})"))
     return value.astype(dtype)
 
 
@@ -233,13 +242,14 @@ class Skipped(RuntimeError):
 
 
 def check(state: Any) -> None:
-    """Raises when a guard has skipped more steps in a row than it may. For the host, between steps.
+    """Raises when a guard or a loss scale has skipped more steps in a row than it may. For the host, between steps.
 
     It waits for the state to be computed; call it where the loop logs, not at every step.
 
     Args:
-        state: the state of any transform, also `nnx.Optimizer.opt_state` or `TrainState.opt_state`. A state without a
-            guard in it passes.
+        state: the state of any transform, also `nnx.Optimizer.opt_state` or `TrainState.opt_state`, or what holds
+            one. A state without a guard in it passes. A `gx.loss_scale` may skip 100 in a row: by then the scale is as
+            small as it gets, and what is not finite are the gradients.
 
     Raises:
         Skipped: a `RuntimeError` that says how many were skipped, in a row and in total, and where.
@@ -255,14 +265,16 @@ def check(state: Any) -> None:
         gradxform._combine.guard.Skipped: gx.check: guard has skipped the last 1 steps (1 in all), and 0 in a row...
     """
     for address, node in nodes(state):
-        if not isinstance(node, GuardState):
+        if not isinstance(node, GuardState | LossScaleState):
             continue
-        counters = jax.device_get(unboxed((node.skipped, node.consecutive, node.limit)))
-        skipped, consecutive, limit = (int(np.max(x)) for x in counters)
-        if consecutive > limit:
+        limit = node.limit if isinstance(node, GuardState) else jnp.asarray(PATIENCE)
+        counters = jax.device_get(unboxed((node.skipped, node.consecutive, limit)))
+        skipped, consecutive, most = (int(np.max(x)) for x in counters)
+        if consecutive > most:
+            name = "guard" if isinstance(node, GuardState) else "loss_scale"
             fact = (
-                f"gx.check: {f'the guard at {address}' if address else 'guard'} has skipped the last {consecutive} "
-                f"steps ({skipped} in all), and {limit} in a row are allowed"
+                f"gx.check: {f'the {name} at {address}' if address else name} has skipped the last {consecutive} "
+                f"steps ({skipped} in all), and {most} in a row are allowed"
             )
             remedy = "the parameters are those of the last good step: look at the data and the loss, or lower the rate"
             raise Skipped(say(fact, remedy))

@@ -26,11 +26,12 @@ from .plain import scale
 
 
 class LossScaleState(NamedTuple):
-    """The state of `loss_scale`: the scale, finite steps since it last changed, skipped steps in all."""
+    """The state of `loss_scale`: the scale, finite steps since it last changed, skipped steps in all and in a row."""
 
     scale: Reading
     good_steps: Reading
     skipped: Reading
+    consecutive: Reading
     inner_state: Any
 
 
@@ -50,7 +51,7 @@ class LossScaleBody(NestedBody):
         del params
         zero = np.zeros([], np.int32)
         first = jnp.array(self.initial, jnp.float32)
-        return LossScaleState(first, jnp.array(zero), jnp.array(zero), inner_state)
+        return LossScaleState(first, jnp.array(zero), jnp.array(zero), jnp.array(zero), inner_state)
 
     def step(
         self, inner: Inner, updates: Any, state: LossScaleState, params: Any, extra: Mapping[str, Any]
@@ -71,6 +72,7 @@ class LossScaleBody(NestedBody):
             scale=jnp.where(finite, grown, jnp.maximum(state.scale / factor, low)),
             good_steps=jnp.where(grows, np.int32(0), good_steps),
             skipped=jnp.where(finite, state.skipped, next_count(state.skipped)),
+            consecutive=jnp.where(finite, np.int32(0), next_count(state.consecutive)),
             inner_state=inner_state,
         )
 
@@ -112,7 +114,8 @@ def loss_scale(
         min_scale, max_scale: its bounds. At 2^24, gradients down to 4e-15 are seen.
         axis_names: inside `shard_map`, the mesh axes over which gradients are shards; see `gx.clip_by_global_norm`.
 
-    State: `LossScaleState(scale, good_steps, skipped, inner_state)`; three numbers.
+    State: `LossScaleState(scale, good_steps, skipped, consecutive, inner_state)`; four numbers. `gx.check` raises when
+        it has skipped more than 100 steps in a row.
 
     Reach: tree.
 

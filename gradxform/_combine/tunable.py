@@ -114,7 +114,8 @@ def tunable(tx: Any, *names: str):
     """Moves chosen hyperparameters into the state, where they can be read and set between steps without a recompile.
 
     **Update**: `tx`'s, with the numbers of the state in the place of those it was built with. As long as nothing is
-    set, a step is that of `tx` within two units in the last place.
+    set, a step is that of `tx` within two units in the last place of float32; in double precision the numbers have the
+    48 bits of two float32 words.
 
     Args:
         tx: a transform of ours. Optax's have no spec, so that nobody knows where their numbers are; the message names

@@ -46,6 +46,11 @@ def enter(
     wanted = view(params)
     problem = difference(got, wanted, "the updates", "the parameters")
     if problem is not None:
+        if isinstance(params, optax.LookaheadParams):
+            fact = f"{who}: the parameters are a LookaheadParams pair, of which only the fast weights have gradients"
+            raise ValueError(
+                say(fact, "optax.lookahead goes around our transforms, outermost, and not inside of them")
+            )
         if _is_state(params):
             fact = f"{who}: the third argument is an optimizer state, wanted the parameters"
             raise ValueError(say(fact, ORDER))

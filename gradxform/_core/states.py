@@ -32,7 +32,12 @@ def boxed(new: Any, like: Any) -> Any:
 
 
 def nodes(state: Any, address: str = "") -> Iterator[tuple[str, Any]]:
-    """Every NamedTuple of a state, outermost first, with the path of fields, positions and names that leads to it."""
+    """Every NamedTuple of a state, outermost first, with the path of fields, positions and names that leads to it.
+
+    Of a training loop's object (a `TrainState`, an `nnx.Optimizer`) it is the state that it holds.
+    """
+    if not hasattr(state, "_fields") and hasattr(state, "opt_state"):
+        state = state.opt_state
     if is_absent(state) or is_box(state):
         return
     if hasattr(state, "_fields"):

@@ -261,16 +261,45 @@ def _cannot(got: Any, wanted: Any) -> str:
     return f"it is {describe_array(wanted)}, the saved one {describe_array(got)}"
 
 
+#: Parts of a path that a wrapper adds.
+_AROUND = ("inner_state", "inner_opt_state", "inner")
+
+
 def pick(node: Node, able: Sequence[Node], rivals: Sequence[Node]) -> tuple[Node | None, str]:
-    """The saved node for a new one: the only one, or that of the same rank where there are as many of them."""
+    """The saved node for a new one: the only one, or that in the same group or at the same place of the chain.
+
+    Never by the order in which nodes come: a dictionary of groups has one order eager and another one out of `jit`.
+    """
     if not able:
         return None, ""
+    if len(able) == len(rivals) == 1:
+        return able[0], ""
     if len(able) == len(rivals):
-        return able[rivals.index(node)], ""
+        mine, theirs = _places(rivals), _places(able)
+        here = mine[rivals.index(node)]
+        if set(mine) == set(theirs) and len(set(mine)) == len(mine):
+            return able[theirs.index(here)], ""
+        if all(
+            part.isdigit() for place in (*mine, *theirs) for part in place
+        ):  # the chain has grown or shrunk
+            rank = sorted(mine, key=_numbers).index(here)
+            return able[theirs.index(sorted(theirs, key=_numbers)[rank])], ""
     return (
         None,
         f"{len(able)} saved states and {len(rivals)} new ones are {node.name}: which is which cannot be told",
     )
+
+
+def _places(nodes: Sequence[Node]) -> list[tuple[str, ...]]:
+    """In what the paths of nodes differ: names of groups and positions, without wrappers."""
+    paths = [[part for part in node.path.split("/") if part not in _AROUND] for node in nodes]
+    while all(paths) and len({path[0] for path in paths}) == 1:
+        paths = [path[1:] for path in paths]
+    return [tuple(path) for path in paths]
+
+
+def _numbers(place: tuple[str, ...]) -> list[int]:
+    return [int(part) for part in place]
 
 
 def _arrays(node: Node) -> bool:

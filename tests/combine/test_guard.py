@@ -192,6 +192,13 @@ def test_without_a_spike_no_window_is_kept() -> None:
     assert state.values is None
 
 
+def test_a_window_of_zeros_blinds_nobody() -> None:
+    """A frozen start, a head that begins at zero: the first gradients that are not zero are no spikes."""
+    steps = [ones(0.0)] * 12 + [ones(1.0)] * 6
+    _, state = run(gx.guard(gx.sgd(0.1), spike=6.0, window=8), *steps)
+    assert int(state.skipped) == 0
+
+
 # -------------------------------------------------------------------------------------------------------------- check
 
 
@@ -230,8 +237,9 @@ def test_check_takes_what_trainers_hold() -> None:
         optimizer = nnx.Optimizer(model, gx.guard(gx.sgd(0.1), max_consecutive=0), wrt=nnx.Param)
         gx.check(optimizer.opt_state)
         optimizer.update(model, jax.tree.map(lambda x: x * NAN, nnx.state(model, nnx.Param)))
-        with pytest.raises(Skipped):
-            gx.check(optimizer.opt_state)
+        for held in (optimizer.opt_state, optimizer):
+            with pytest.raises(Skipped):
+                gx.check(held)
         gx.check(gx.adam(0.1).init(ones()))
 
 
@@ -314,6 +322,20 @@ def test_inside_shard_map_every_device_skips_together() -> None:
         jax.shard_map(careless.update, mesh=mesh, in_specs=(spec, bare, spec), out_specs=(spec, bare))(
             jnp.ones(16), careless.init(params), params
         )
+
+
+def test_a_loss_that_differs_between_devices_is_refused() -> None:
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    tx = gx.guard(gx.sgd(1.0), axis_names="x")
+    state = tx.init(jnp.zeros(2))
+
+    def step(value: Any) -> Any:
+        return tx.update(jnp.ones(2), state, value=value[0])[0]
+
+    with pytest.raises(
+        ValueError, match=r"value= differs between the devices.*(?s:.)*pmean\(loss, \('x',\)\)"
+    ):
+        jax.shard_map(step, mesh=mesh, in_specs=jax.P("x"), out_specs=jax.P())(jnp.ones(8))
 
 
 # ------------------------------------------------------------------------------------------------------------- misuse

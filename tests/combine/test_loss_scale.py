@@ -234,3 +234,19 @@ def test_a_state_without_one_scale_is_refused() -> None:
     twice = gx.chain(gx.loss_scale(gx.clip(1.0)), gx.loss_scale(gx.adam(0.1)))
     with pytest.raises(ValueError, match="got them at 0 and 1"):
         gx.current_loss_scale(twice.init(jnp.zeros(2)))
+
+
+def test_it_does_not_skip_for_ever_in_silence() -> None:
+    """The guard inside is not asked, so the scale has to say it."""
+    tx = gx.loss_scale(gx.guard(gx.adam(1e-3), max_consecutive=3))
+    params = jnp.zeros(2)
+    state, step = tx.init(params), jax.jit(tx.update)
+    for _ in range(100):
+        _, state = step(jnp.full(2, jnp.nan), state, params)
+    gx.check(state)
+    _, state = step(jnp.full(2, jnp.nan), state, params)
+    with pytest.raises(RuntimeError, match=r"loss_scale has skipped the last 101 steps \(101 in all\)"):
+        gx.check(state)
+    _, state = step(jnp.ones(2), state, params)
+    gx.check(state)
+    assert (int(state.skipped), int(state.consecutive)) == (101, 0)

@@ -496,3 +496,51 @@ def test_a_training_loop_s_object_is_refused_with_the_remedy():
     ts = TrainState.create(apply_fn=None, params=PARAMS, tx=gx.adamw(1e-2))
     with pytest.raises(TypeError, match="pass its opt_state"):
         gx.restore_into(gx.adamw(1e-2), PARAMS, ts)
+
+
+def _rates(tx: Any, state: Any) -> list[float]:
+    params = {"w": jnp.ones(3), "b": jnp.ones(2)}
+    updates, _ = tx.update(params, state, params)
+    return [float(updates["b"][0]), float(updates["w"][0])]
+
+
+@pytest.mark.parametrize("how", ["eager", "jit", "bytes"])
+@pytest.mark.parametrize("lib", ["ours", "optax"])
+def test_groups_of_one_kind_are_told_apart_by_their_names(how: str, lib: str) -> None:
+    """The order of a dictionary is another one before `jit` and behind it."""
+    params = {"w": jnp.ones(3), "b": jnp.ones(2)}
+    if lib == "ours":
+        slow, fast = (gx.tunable(gx.sgd(rate), "learning_rate") for rate in (1e-3, 1.0))
+        tx = gx.param_groups({"b": slow, "*": fast})
+    else:
+        inject = optax.inject_hyperparams(optax.sgd)
+        tx = optax.multi_transform({"z": inject(1e-3), "a": inject(1.0)}, {"b": "z", "w": "a"})
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        saved: Any = jax.jit(tx.init)(params) if how == "jit" else tx.init(params)
+        if how == "bytes":
+            saved = flax.serialization.msgpack_restore(flax.serialization.to_bytes(saved))
+        state, report = gx.restore_into(tx, params, saved)
+        assert _rates(tx, state) == pytest.approx([-1e-3, -1.0])
+    assert not report.reset
+
+
+def test_groups_of_other_names_are_not_guessed() -> None:
+    params = {"w": jnp.ones(3), "b": jnp.ones(2)}
+    old = gx.param_groups(
+        {"b": gx.tunable(gx.sgd(1e-3), "learning_rate"), "*": gx.tunable(gx.adam(1.0), "learning_rate")}
+    )
+    new = gx.param_groups(
+        {"w": gx.tunable(gx.adam(1.0), "learning_rate"), "*": gx.tunable(gx.sgd(1e-3), "learning_rate")}
+    )
+    state, report = gx.restore_into(new, params, jax.jit(old.init)(params))
+    assert _rates(new, state) == pytest.approx([-1e-3, -1.0], rel=1e-4)
+    assert any("which is which" in row.note for row in report.reset)
+
+
+def test_a_chain_that_has_grown_keeps_the_order_of_its_links() -> None:
+    params = jnp.zeros(2)
+    old = gx.chain(gx.trace(0.5), gx.trace(0.9))
+    _, saved = old.update(jnp.ones(2), old.init(params), params)
+    _, saved = old.update(jnp.ones(2), saved, params)
+    state, _ = gx.restore_into(gx.chain(gx.clip(1.0), gx.trace(0.5), gx.trace(0.9)), params, saved)
+    assert [float(x.trace[0]) for x in state[1:]] == [float(x.trace[0]) for x in saved]

@@ -263,3 +263,12 @@ def test_pmap_with_replicated_state() -> None:
         atol=0,
     )
     assert states[1].count.shape == (count,)
+
+
+def test_lookahead_stands_outermost() -> None:
+    with optax_s_own():
+        tx = gx.guard(optax.lookahead(optax.sgd(0.1), 2, 0.5))
+        pair = optax.LookaheadParams.init_synced({"w": jnp.ones(2)})
+        state = tx.init(pair)
+        with pytest.raises(ValueError, match=r"LookaheadParams pair.*\n.*outermost"):
+            tx.update(pair.fast, state, pair)
