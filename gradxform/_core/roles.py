@@ -93,6 +93,36 @@ def declare_roles(state: type, **fields: Any) -> None:
     roles_of.cache_clear()
 
 
+_OWN: dict[type, frozenset[str]] = {}
+
+
+def declare_own(state: type, *fields: str) -> None:
+    """Says that fields of a state class hold what only its method means, though others have the name and the role.
+
+    `restore_into` then gives them to a state of the same class and to no other: an average of normalised gradients in
+    the place of one of gradients makes steps thousands of times too large.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> from gradxform import build
+        >>> class SignedState(NamedTuple):
+        ...     mu: build.Moment  # an average of signs
+        >>> build.declare_own(SignedState, "mu")
+    """
+    known: tuple[str, ...] = getattr(state, "_fields", ())
+    for name in fields:
+        if name not in known:
+            raise ValueError(
+                f"declare_own({state.__name__}): no field {name!r}; it has {', '.join(known) or 'none'}"
+            )
+    _OWN[state] = frozenset(fields)
+
+
+def is_own(state: type, field: str) -> bool:
+    """Whether a field means something of its method only."""
+    return field in _OWN.get(state, ())
+
+
 def declared_classes() -> tuple[type, ...]:
     """The state classes that we did not write and of whose fields the meaning is known."""
     return tuple(_DECLARED)

@@ -21,6 +21,9 @@ from .._core.errors import check_flag, check_number
 from .._core.factory import factory
 from .._core.lift import elementwise
 from .._core.numerics import abs_sq, debias, ema, ratio
+from .._core.roles import declare_own
+
+declare_own(optax.ScaleByBeliefState, "nu")  # of g - m, not of g
 
 
 @factory

@@ -20,7 +20,7 @@ from .._core.errors import check_number
 from .._core.factory import factory
 from .._core.lift import elementwise
 from .._core.numerics import abs_sq, debias, ema, ratio
-from .._core.roles import Count, Moment, SecondMoment
+from .._core.roles import Count, Moment, SecondMoment, declare_own
 from .decay import add_decayed_weights, check_decay
 
 
@@ -30,6 +30,9 @@ class ScaleByLapropState(NamedTuple):
     count: Count
     mu: Moment
     nu: SecondMoment
+
+
+declare_own(ScaleByLapropState, "mu")
 
 
 @factory

@@ -16,7 +16,8 @@ import numpy as np
 from .._core import roles
 from .._core.compat import Tracer
 from .._core.errors import describe_array
-from .reading import Field, Node
+from .._core.roles import is_own
+from .reading import Node
 
 #: A leaf of a node: its field and its path below the field.
 Place = tuple[str, str]
@@ -82,7 +83,7 @@ class Matcher:
         fitting: dict[Place, Source] = {}
         for name in names:
             theirs = saved.fields.get(name)
-            alike = exact or (theirs is not None and same_role(node.fields[name], theirs))
+            alike = exact or same_role(node, saved, name)
             if theirs is None or path not in theirs.leaves or not alike:
                 found.reasons[name, path] = f"the saved {saved.name} has no {name} of it"
             elif (id(saved), name, path) in self.claimed:
@@ -220,17 +221,21 @@ def same_class(node: Node, saved: Node) -> bool:
     return node.classes[0] in saved.classes
 
 
-def same_role(mine: Field, theirs: Field) -> bool:
+def same_role(node: Node, saved: Node, name: str) -> bool:
     """Whether two fields of one name mean the same although their classes differ: an average of the same thing.
 
-    A mean on its way, a history or a basis is of its own method only: one keeps a sum where the other keeps a mean.
+    A mean on its way, a history or a basis is of its own method only: one keeps a sum where the other keeps a mean. So
+    is what a method says is its own.
     """
+    mine, theirs = node.fields.get(name), saved.fields.get(name)
+    if mine is None or theirs is None or any(is_own(c, name) for c in (*node.classes, *saved.classes)):
+        return False
     return mine.role is theirs.role and mine.role in (roles.MOMENT, *_DENOMINATORS)
 
 
 def same_roles(node: Node, saved: Node) -> bool:
     """Whether a slot of `node` means the same as one of `saved`."""
-    return any(f.name in saved.fields and same_role(f, saved.fields[f.name]) for f in node.slots)
+    return any(same_role(node, saved, f.name) for f in node.slots)
 
 
 def meanings(saved: str, mine: str) -> str:
