@@ -205,6 +205,11 @@ def weight_of(who: str, name: str, value: Any) -> Any:
         remedy = "it is the number of tokens (or examples) over which this gradient is a mean"
         raise ValueError(say(f"{who}: {name}= is {got}, wanted one number of at least 0", remedy))
     weight = jnp.asarray(value).astype(jnp.float32)
+    differs = sorted(compat.varying_axes(weight))
+    if differs:
+        fact = f"{who}: {name}= differs between the devices of the mesh axes {differs}, and the gradient is one for all"
+        remedy = f"jax.lax.psum(tokens, {tuple(differs)}), with the gradient that is the mean over them"
+        raise ValueError(say(fact, f"pass {remedy}"))
     return jnp.where(weight > 0, weight, np.float32(0))
 
 

@@ -36,6 +36,7 @@ class CautiousState(NamedTuple):
 class CautiousBody(NestedBody):
     call = "cautious"
     reach = "leaf"
+    alters = True
 
     def __init__(
         self, inner: GradientTransformation, xi: Any, downhill: bool | None, axis_names: Any

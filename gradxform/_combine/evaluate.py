@@ -29,7 +29,8 @@ def eval_params(state: Any, params: Any, which: str | None = None) -> Any:
             it (lookahead stands outermost, since it trains a pair); also `nnx.Optimizer.opt_state` or
             `TrainState.opt_state`.
         params: the parameters that are trained; with lookahead, the `optax.LookaheadParams` pair.
-        which: the address of the one that is meant, if there are several; the message lists them.
+        which: the address of the one that is meant, if a leaf is in several; the message lists them. Averages of
+            groups that share no leaf are one set of weights.
 
     Returns:
         A tree with the structure and the dtypes of `params` (with lookahead, of the slow weights). A leaf that has no
@@ -61,13 +62,28 @@ def eval_params(state: Any, params: Any, which: str | None = None) -> Any:
         )
     if which is not None and which not in found:
         raise ValueError(f"gx.eval_params(which={short(which)}): there is {' and '.join(map(repr, found))}")
-    if which is None and len(found) > 1:
+    if which is None and not _apart(list(found.values())):
         fact = f"gx.eval_params: {len(found)} sets of weights are in the state, at {' and '.join(map(repr, found))}"
         raise ValueError(say(fact, "say which=, one of these addresses"))
-    node = found[next(iter(found)) if which is None else which]
-    if isinstance(node, ParamAverageState):
-        return _averaged(node, params)
-    return _schedule_free(node, params) if isinstance(node, ScheduleFreeState) else node
+    for node in found.values() if which is None else [found[which]]:
+        if isinstance(node, ParamAverageState):
+            params = _averaged(node, params)
+        else:
+            params = _schedule_free(node, params) if isinstance(node, ScheduleFreeState) else node
+    return params
+
+
+def _apart(found: list[Any]) -> bool:
+    """Whether no leaf has two second values: there is one set of weights, or each is of a group of its own."""
+    if len(found) == 1:
+        return True
+    taken: list[str] = []
+    for node in found:
+        if not isinstance(node, ParamAverageState | ScheduleFreeState):
+            return False
+        rows = view(unboxed(node.average if isinstance(node, ParamAverageState) else node.z))
+        taken += [path for path, x in zip(rows.paths, rows.places, strict=True) if not is_absent(x)]
+    return len(set(taken)) == len(taken)
 
 
 def _found(state: Any, params: Any) -> dict[str, Any]:
@@ -86,7 +102,8 @@ def _found(state: Any, params: Any) -> dict[str, Any]:
 
 def _averaged(node: ParamAverageState, params: Any) -> Any:
     def one(p: Any, m: Any) -> Any:
-        return jnp.asarray(m) if m.dtype == p.dtype else cast(jnp.asarray(m), p.dtype)
+        # A copy: the state, and the average in it, is donated to the next step.
+        return jnp.array(m, copy=True) if m.dtype == p.dtype else cast(jnp.asarray(m), p.dtype)
 
     return _each(one, params, node.average, "average")
 

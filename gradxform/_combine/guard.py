@@ -20,7 +20,7 @@ from .._core import compat, observe
 from .._core.errors import check_flag, check_integer, check_number, say, short
 from .._core.factory import factory
 from .._core.nested import Inner, NestedBody, choose, no_updates, run_if, squared_norm
-from .._core.roles import Reading
+from .._core.roles import Reading, declare_unit
 from .._core.states import nodes, unboxed
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .loss_scale import LossScaleState
@@ -31,6 +31,11 @@ LEAST_SPREAD = 1e-3
 _MODES = ("skip", "pass")
 #: How many steps in a row a loss scale may skip before `check` raises.
 PATIENCE = 100
+#: What to do about spikes that are none.
+_FORGET = (
+    "if the gradients are right and larger for good, let the window forget: state, _ = "
+    "gx.restore_into(tx, params, state, fresh='*/guard/*')"
+)
 
 
 class GuardState(NamedTuple):
@@ -44,6 +49,9 @@ class GuardState(NamedTuple):
     seen: Any
     seen_values: Any
     inner_state: Any
+
+
+declare_unit(GuardState, "norms")
 
 
 class GuardBody(NestedBody):
@@ -197,7 +205,9 @@ def guard(
         tx: any transform, ours or Optax's.
         nonfinite: "skip", or "pass" to look for spikes only.
         spike: above 0, in standard deviations; None looks for no spikes. 6 is a usual number. A standard deviation is
-            taken to be at least 0.001 of the mean. Nothing is a spike before a quarter of the window is full.
+            taken to be at least 0.001 of the mean. Nothing is a spike before a quarter of the window is full. Norms
+            that rise at once and for good (another loss, another batch size) are skipped until `gx.check` raises; its
+            message says how the window is emptied.
         window: how many norms are remembered.
         max_consecutive: how many skips in a row `gx.check` accepts; None means `window`. The step itself goes on
             skipping: bad numbers never reach the parameters.
@@ -277,4 +287,4 @@ def check(state: Any) -> None:
                 f"steps ({skipped} in all), and {most} in a row are allowed"
             )
             remedy = "the parameters are those of the last good step: look at the data and the loss, or lower the rate"
-            raise Skipped(say(fact, remedy))
+            raise Skipped(say(fact, remedy, _FORGET if getattr(node, "norms", None) is not None else ""))

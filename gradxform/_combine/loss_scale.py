@@ -18,7 +18,7 @@ from .._core.errors import check_integer, check_number, concrete, say
 from .._core.factory import factory
 from .._core.nested import Inner, NestedBody, no_updates, run_if, squared_norm
 from .._core.numerics import compute_dtype, next_count, real_dtype
-from .._core.roles import Reading
+from .._core.roles import Reading, declare_unit
 from .._core.states import nodes, unboxed
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_float0, is_inexact, tree_map
@@ -33,6 +33,9 @@ class LossScaleState(NamedTuple):
     skipped: Reading
     consecutive: Reading
     inner_state: Any
+
+
+declare_unit(LossScaleState, rescales=True)
 
 
 class LossScaleBody(NestedBody):

@@ -61,7 +61,7 @@ def accumulate_gradients(
         differentiated. If nothing has a weight, loss and gradients are 0.
 
     Raises:
-        ValueError: for a batch that does not divide, or has no rows.
+        ValueError: for a batch that does not divide, has no rows, or is not among the positional arguments.
 
     Example:
         >>> import jax.numpy as jnp
@@ -225,6 +225,9 @@ def _check_rows(batch: list[Any], positions: Sequence[int], steps: int, devices:
                     say(fact, "drop the rest, or pad it and give the padding no weight by weight=")
                 )
             count, first = rows, name.rstrip(",")
+    if count is None and steps > 1:
+        remedy = "pass the batch by position; keyword arguments and numbers are passed whole"
+        raise ValueError(say(f"{who}: no positional argument is an array that could be cut", remedy))
 
 
 def _part(tree: Any, i: Any, steps: int, number: Any) -> Any:

@@ -7,9 +7,11 @@ condition, it runs and is not used), and its state waits. One program is compile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._core.depends import depends
 from .._core.errors import check_integer, check_schedule, describe_array, kind, say, short
 from .._core.factory import factory
 from .._core.nested import EitherBody, Inner, NestedBody, no_updates, run_if
@@ -169,11 +171,8 @@ class SwitchAtBody(EitherBody):
             new, inner_state = before(updates, state.before, params, extra)
             return new, inner_state, state.after
 
-        def fresh() -> Any:
-            return state.after if params is None else after.body.init(params, after.route.stacked)
-
         def second() -> Any:
-            begun = run_if(state.count == self.at, fresh, lambda: state.after)
+            begun = self._begun(after, state, params)
             new, inner_state = after(updates, begun, params, extra)
             return new, state.before, inner_state
 
@@ -182,6 +181,23 @@ class SwitchAtBody(EitherBody):
 
         new, old, young = run_if(state.count < self.at, first, second, like=idle)
         return new, SwitchAtState(next_count(state.count), old, young)
+
+    def _begun(self, after: Inner, state: SwitchAtState, params: Any) -> Any:
+        """The state of the second transform, at the switch with what `init` makes of the parameters that are there."""
+
+        def init(params: Any) -> Any:
+            return after.body.init(params, after.route.stacked)
+
+        made = [] if params is None else depends(init, params)
+        if not any(made):
+            return state.after
+
+        def fresh() -> Any:
+            held, treedef = jax.tree.flatten(state.after)
+            new = jax.tree.leaves(init(params))
+            return treedef.unflatten(n if mark else h for n, h, mark in zip(new, held, made, strict=True))
+
+        return run_if(state.count == self.at, fresh, lambda: state.after)
 
 
 @factory(label="", sample={"step": 1, "tx_a": scale(0.5), "tx_b": scale(2.0)})
@@ -198,9 +214,9 @@ def switch_at(step: int, tx_a: Any, tx_b: Any):
         tx_a, tx_b: any transforms, ours or Optax's. Each has its own learning rate and schedules; those of `tx_b` count
             from the switch.
 
-    State: `SwitchAtState(count, before, after)`: both states are there from the start to the end. That of `tx_b` is
-        made again at the switch from the parameters there, since averages and second iterates start at the
-        parameters; if `update` is called without them, it is the one that `init` made.
+    State: `SwitchAtState(count, before, after)`: both states are there from the start to the end. What `init` of `tx_b`
+        makes of the parameters (an average, a second iterate) is made again at the switch, from the parameters there,
+        if `update` is given them; moments that were restored and numbers that were set before stay.
 
     Reach: the wider of both.
 

@@ -84,7 +84,7 @@ class _Pair:
     """Runs an `update` function as a whole-tree link."""
 
     plan = None
-    skips = ""
+    skips, alters = "", False
     fields: tuple[str, ...] = ()
 
     def __init__(self, update: Any) -> None:
@@ -118,7 +118,9 @@ def keep_dtypes(new: Any, old: Any) -> Any:
 
 def pair_label(update: Any) -> str:
     """`adam` for the `update` of `optax.scale_by_adam()`: the factory's name as the closure remembers it."""
-    name = str(getattr(update, "__qualname__", "")).split(".<locals>")[0].split(".")[-1]
+    name = (
+        str(getattr(update, "__qualname__", "")).split(".<locals>")[0].removesuffix(".update").split(".")[-1]
+    )
     return "transform" if not name or name == "<lambda>" else name.removeprefix("scale_by_")
 
 

@@ -9,9 +9,10 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
-from .roles import Count, declare_roles
+from .roles import ACCUMULATOR, Count, declare_roles, roles_of
 from .spec import Factory, registered
 
 
@@ -116,7 +117,31 @@ def makers(tx: Any) -> tuple[str, ...]:
         cells = [cell.cell_contents for cell in getattr(update, "__closure__", None) or ()]
         links = next((cell for cell in cells if isinstance(cell, tuple)), ())
         return tuple(name for link in links for name in makers(link))
-    return (_maker(update).rsplit(":", 1)[-1],)
+    return (_maker(update).rsplit(":", 1)[-1].removesuffix(".update"),)
+
+
+def opened(link: Any, state: Any) -> list[tuple[str, bool, bool, str, bool]]:
+    """What a foreign link does, or each link of Optax's chain: name, clips, gathers, skips, remembers.
+
+    What remembers has a state, or adds something that is there without a gradient.
+    """
+    names = makers(link.whole.update_fn)
+    states = [(link.address, names[0], state)]
+    inside = _chained(state)
+    if len(names) == len(inside) > 1:
+        states = [(f"{link.address}/{name}", name, own) for name, own in zip(names, inside, strict=True)]
+    found: list[tuple[str, bool, bool, str, bool]] = []
+    for address, name, own in states:
+        gathers = ACCUMULATOR in roles_of(type(own)).values()
+        remembers = bool(jax.tree.leaves(own)) or name.startswith("add_")
+        clips = any(known.endswith(f":{name}") for known in _BOUNDS)
+        found.append((address, clips, gathers, "counts" if name == "apply_if_finite" else "", remembers))
+    return found
+
+
+def _chained(state: Any) -> list[Any]:
+    """The states of a chain of Optax's: it keeps them in a plain tuple, a chain in a chain in another one."""
+    return [s for part in state for s in _chained(part)] if type(state) is tuple else [state]
 
 
 #: How a learning rate is called: here, and in Optax for a schedule and for a number (`scale`).

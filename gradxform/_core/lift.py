@@ -67,7 +67,8 @@ def elementwise(
         **flags: facts for the chain: `rate=1` if a learning rate is applied, `flips` if the sign is turned, `any_dtype`
             if integers may pass, `coupled` for a decay that must stand before the learning rate, `uncoupled` for one
             that must stand behind it, `counted` if `once` needs the count of a state that has none, `wide=("ema",)` for
-            slots that are float32 for a 16-bit parameter, `axis_names`.
+            slots that are float32 for a 16-bit parameter, `own=("nu",)` for slots that mean something else here than in
+            the other methods with this state class, `axis_names`.
 
     Returns:
         A transform. Decorate the function around this call with `factory` to make it a value.

@@ -33,6 +33,8 @@ class NestedBody(Body):
     #: Whether it may undo the step of what is inside: "" for never; "counts"; "learns" if it changes itself by such a
     #: step (a loss scale falls), so that nothing around it should undo that.
     skips: str = ""
+    #: Whether it changes the updates of what is inside.
+    alters: bool = False
 
     def __init__(self, inner: GradientTransformation, state: type) -> None:
         self.inner, self.state = inner, state
@@ -177,6 +179,10 @@ class _Wrapper:
     @property
     def skips(self) -> str:
         return self.body.skips
+
+    @property
+    def alters(self) -> bool:
+        return self.body.alters
 
     def alternatives(self, state: Any) -> list[tuple[Plan, list[Any]]]:
         """The plan of each transform inside, with the states of its links."""

@@ -88,6 +88,11 @@ class Whole(Protocol):
         """Whether it is a wrapper that may undo the step of what is inside, see `NestedBody`."""
         ...
 
+    @property
+    def alters(self) -> bool:
+        """Whether it is a wrapper that changes the updates of what is inside."""
+        ...
+
     def update(self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]: ...
 
     def parts(self, state: Any) -> list[Any]:

@@ -123,6 +123,30 @@ def is_own(state: type, field: str) -> bool:
     return field in _OWN.get(state, ())
 
 
+_UNITS: dict[type, frozenset[str]] = {}
+_RESCALING: set[type] = set()
+
+
+def declare_unit(state: type, *fields: str, rescales: bool = False) -> None:
+    """Says which fields of a wrapper's state have the unit of the gradients that come to it, beside its accumulators.
+
+    `rescales` says that what is inside gets the gradients in another unit: a loss scale is taken off.
+    """
+    _UNITS[state] = frozenset(fields)
+    if rescales:
+        _RESCALING.add(state)
+
+
+def has_unit(state: type, field: str) -> bool:
+    """Whether a field is a size or a sum of gradients, in their unit."""
+    return roles_of(state).get(field) is ACCUMULATOR or field in _UNITS.get(state, ())
+
+
+def rescales(state: type) -> bool:
+    """Whether a wrapper takes a factor off the gradients."""
+    return state in _RESCALING
+
+
 def declared_classes() -> tuple[type, ...]:
     """The state classes that we did not write and of whose fields the meaning is known."""
     return tuple(_DECLARED)

@@ -142,6 +142,7 @@ class Rule:
     counted: bool = False
     bounds: bool = False
     wide: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property

@@ -83,6 +83,7 @@ def scale_by_adamax(
         decays={"b1": b1, "b2": b2},
         scalars={"eps": eps},
         dtypes={"mu": mu_dtype, "nu": nu_dtype},
+        own=("nu",),
     )
 
 

@@ -93,6 +93,7 @@ def scale_by_yogi(
         decays={"b1": b1, "b2": b2},
         scalars={"eps": eps, "eps_root": eps_root},
         dtypes={"mu": mu_dtype, "nu": nu_dtype},
+        own=("nu",),
         init={"mu": filled(start if seed_mu else 0.0), "nu": filled(start)},
     )
 

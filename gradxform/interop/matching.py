@@ -6,24 +6,24 @@ them. What has to be consistent goes together: a corrected moment with its count
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from .._core import roles
 from .._core.compat import Tracer
-from .._core.errors import describe_array
-from .._core.roles import is_own
-from .reading import Node
+from .._core.roles import has_unit, rescales
+from .meaning import DENOMINATORS, meanings, same_class, same_role, same_roles, unfit
+from .reading import Field, Node
 
 #: A leaf of a node: its field and its path below the field.
 Place = tuple[str, str]
 #: Where a value was: the saved node, the name of its field, the value.
 Source = tuple[Node, str, Any]
-_DENOMINATORS = (roles.SECOND_MOMENT, roles.FACTOR)
+#: The field in which `tunable`, and Optax's `inject_hyperparams`, keep numbers that were set.
+_TUNED = "hyperparams"
 
 
 @dataclass
@@ -56,6 +56,7 @@ class Matcher:
             partner = self._partner(node, mine)
             _of_one_age(node, mine, partner[0])
             self._singles(node, mine, partner)
+            self._of_one_unit(node, mine)
             _together(node, mine)
         return found
 
@@ -119,7 +120,7 @@ class Matcher:
             return ""
         if saved.count is None:
             return f"the saved {saved.name} counts no steps, by which a {next(iter(fitting))[0]} is corrected"
-        below = [name for name in names if node.fields[name].role in _DENOMINATORS]
+        below = [name for name in names if node.fields[name].role in DENOMINATORS]
         if below and not any((name, path) in fitting for name in below):
             above = next(iter(fitting))[0]
             return (
@@ -170,8 +171,15 @@ class Matcher:
         for mine in node.singles:
             for rest, leaf in mine.leaves.items():
                 place = (mine.name, rest)
+                windows = self._windows() if node.gathers and mine.role is roles.COUNT else None
+                if saved is None and windows is not None and not unfit(windows[2], self.form(leaf)):
+                    found.taken[place] = windows
+                    continue
                 if saved is None:
                     found.reasons[place] = reason
+                    continue
+                if mine.name == _TUNED and not self._of_one_method(node, saved):
+                    found.reasons[place] = "it was set for another method"
                     continue
                 theirs = saved.fields.get(mine.name)
                 if mine.role is roles.COUNT and theirs is None:
@@ -185,6 +193,34 @@ class Matcher:
                     found.reasons[place] = why
                 else:
                     found.taken[place] = (saved, theirs.name, theirs.leaves[rest])
+
+    def _windows(self) -> Source | None:
+        """The windows, or steps, that a saved run has completed: what the length of a window may follow."""
+        able = [s for s in self.saved if s.gathers and s.count] or [s for s in self.saved if s.count]
+        count = able[0].count if able and _agree(able) else None
+        return None if count is None or "" not in count.leaves else (able[0], count.name, count.leaves[""])
+
+    def _of_one_method(self, node: Node, saved: Node) -> bool:
+        """Whether the same methods work inside of two wrappers."""
+        mine = [n for n in node.inside(self.new) if _learns(n)]
+        theirs = [s for s in saved.inside(self.saved) if _learns(s)]
+        known = all(any(same_class(n, s) for s in theirs) for n in mine)
+        return known and all(any(same_class(n, s) for n in mine) for s in theirs)
+
+    def _of_one_unit(self, node: Node, found: Found) -> None:
+        """Gives up sums and norms of gradients that were multiplied by something else than those that will come."""
+        for saved in {id(s): s for s, _, _ in found.taken.values()}.values():
+            weighed = _weighed(saved) if node.gathers and same_class(node, saved) else None
+            if _scaled(node, self.new) != _scaled(saved, self.saved):
+                reason = "a loss scale was put in or taken out, and it was of gradients with the other one"
+            elif weighed is not None and weighed != node.weighs:
+                reason = "weights were put in or taken out in the middle of its window"
+            else:
+                continue
+            for place in [p for p, (s, _, _) in found.taken.items() if s is saved]:
+                if has_unit(node.classes[0], place[0]):
+                    del found.taken[place]
+                    found.reasons[place] = reason
 
 
 def _of_one_age(node: Node, found: Found, partner: Node | None) -> None:
@@ -201,70 +237,27 @@ def _of_one_age(node: Node, found: Found, partner: Node | None) -> None:
 
 def _together(node: Node, found: Found) -> None:
     """Gives up what is worth nothing without the rest: a ring without its length, a window with a hole."""
-    readings = [f for f in node.singles if f.role is not roles.COUNT]
-    windows = [f for f in node.slots if f.role is roles.ACCUMULATOR]
-    for fields, all_of_it in ((readings, False), (windows, True)):
-        wanted = [(f.name, rest) for f in fields for rest in f.leaves]
+    readings = _places_of(f for f in node.singles if f.role is not roles.COUNT)
+    windows = _places_of(f for f in node.slots if f.role is roles.ACCUMULATOR)
+    groups = [
+        (readings, readings),
+        (windows, _places_of(f for f in node.fields.values() if f.role is not roles.COUNT)),
+    ]
+    if _TUNED in node.fields:  # every number is for itself, with what float32 leaves of it
+        pairs = [[place for place in readings if place[1] == rest] for rest in node.fields[_TUNED].leaves]
+        groups = [(pair, pair) for pair in pairs]
+    for wanted, over in groups:
         lost = [place for place in wanted if place not in found.taken]
-        if not lost:
-            continue
-        over = [f for f in node.fields.values() if f.role is not roles.COUNT] if all_of_it else fields
-        for place in [(f.name, rest) for f in over for rest in f.leaves]:
+        for place in over if lost else []:
             if found.taken.pop(place, None) is not None:
                 found.reasons[place] = f"it goes together with {lost[0][0]}, which starts anew"
 
 
-# ------------------------------------------------------------------------------------------------ what means the same
+def _places_of(fields: Iterable[Field]) -> list[Place]:
+    return [(f.name, rest) for f in fields for rest in f.leaves]
 
 
-def same_class(node: Node, saved: Node) -> bool:
-    return node.classes[0] in saved.classes
-
-
-def same_role(node: Node, saved: Node, name: str) -> bool:
-    """Whether two fields of one name mean the same although their classes differ: an average of the same thing.
-
-    A mean on its way, a history or a basis is of its own method only: one keeps a sum where the other keeps a mean. So
-    is what a method says is its own.
-    """
-    mine, theirs = node.fields.get(name), saved.fields.get(name)
-    if mine is None or theirs is None or any(is_own(c, name) for c in (*node.classes, *saved.classes)):
-        return False
-    return mine.role is theirs.role and mine.role in (roles.MOMENT, *_DENOMINATORS)
-
-
-def same_roles(node: Node, saved: Node) -> bool:
-    """Whether a slot of `node` means the same as one of `saved`."""
-    return any(same_role(node, saved, f.name) for f in node.slots)
-
-
-def meanings(saved: str, mine: str) -> str:
-    """What two fields of one role mean, where that can be said in a few words."""
-    words = {
-        "trace": "a sum of gradients, about 1 / (1 - momentum) times their mean",
-        "mu": "an average of gradients",
-        "ema": "an average of gradients",
-    }
-    if saved not in words or mine not in words:
-        return ""
-    return f"the saved {saved} is {words[saved]}, {mine} is {words[mine]}"
-
-
-def unfit(saved: Any, wanted: Any) -> str:
-    """Why one array cannot stand in the place of another, or an empty text; a floating dtype is cast."""
-    got = saved if hasattr(saved, "dtype") else np.asarray(saved)
-    if tuple(got.shape) != tuple(wanted.shape):
-        return f"its shape is {tuple(wanted.shape)}, the saved one's {tuple(got.shape)}"
-    for kinds in (jnp.floating, jnp.complexfloating, jnp.integer, jnp.bool_):
-        if jnp.issubdtype(wanted.dtype, kinds):
-            wider = kinds is jnp.complexfloating and jnp.issubdtype(got.dtype, jnp.floating)
-            return "" if jnp.issubdtype(got.dtype, kinds) or wider else _cannot(got, wanted)
-    return "" if got.dtype == wanted.dtype else _cannot(got, wanted)
-
-
-def _cannot(got: Any, wanted: Any) -> str:
-    return f"it is {describe_array(wanted)}, the saved one {describe_array(got)}"
-
+# ------------------------------------------------------------------------------------------------ which of several
 
 #: Parts of a path that a wrapper adds.
 _AROUND = ("inner_state", "inner_opt_state", "inner")
@@ -305,6 +298,27 @@ def _places(nodes: Sequence[Node]) -> list[tuple[str, ...]]:
 
 def _numbers(place: tuple[str, ...]) -> list[int]:
     return [int(part) for part in place]
+
+
+def _learns(node: Node) -> bool:
+    """Whether it holds what a method has learnt from gradients."""
+    learnt = (roles.MOMENT, *DENOMINATORS, roles.GRAM, roles.BASIS, roles.HISTORY)
+    return any(f.role in learnt for f in node.slots)
+
+
+def _scaled(node: Node, nodes: Sequence[Node]) -> bool:
+    """Whether gradients come to this node multiplied by a loss scale: it is taken off further inside."""
+    return any(rescales(kind) for inner in node.inside(nodes) for kind in inner.classes)
+
+
+def _weighed(saved: Node) -> bool | None:
+    """Whether the open window of a saved accumulation has weights; None if that makes no difference."""
+    fields = [saved.fields.get(name) for name in ("mini_step", "weight")]
+    leaves = [f.leaves.get("") for f in fields if f is not None]
+    if len(leaves) < 2 or any(x is None or isinstance(x, Tracer) or np.ndim(x) for x in leaves):
+        return None
+    steps, weight = (float(np.asarray(x)) for x in leaves)
+    return None if steps == 0 else steps != weight
 
 
 def _arrays(node: Node) -> bool:

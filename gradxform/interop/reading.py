@@ -13,7 +13,7 @@ import jax
 import optax
 
 from .._core import roles
-from .._core.plan import Plan
+from .._core.plan import Link, Plan
 from .._core.roles import Role, declared_classes, roles_of
 from .._core.rule import Scheduled
 from .._core.tree import is_absent, is_box, is_inexact, view
@@ -34,11 +34,12 @@ class Field:
 
 @dataclass(eq=False)
 class Node:
-    """One state: `path` is its place, `address` that of the link to which it belongs."""
+    """One state: `path` is its place, `address` that of the link to which it belongs, which may not be known."""
 
     address: str
     path: str
     classes: tuple[type, ...]
+    link: Link | None = None
     fields: dict[str, Field] = field(default_factory=dict[str, Field])
 
     @property
@@ -57,6 +58,35 @@ class Node:
         return [f for f in self.fields.values() if not f.per_parameter]
 
     @property
+    def own(self) -> tuple[str, ...]:
+        """The fields that mean something of this method only, though its state class is that of others."""
+        return () if self.link is None or self.link.rule is None else self.link.rule.own
+
+    @property
+    def method(self) -> str:
+        """The method whose own the state is; empty if any method with this class means the same."""
+        return self.link.rule.call if self.own and self.link and self.link.rule else ""
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it is a window of gradients on their way to a mean."""
+        return roles.ACCUMULATOR in roles_of(self.classes[0]).values()
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it asks for something at every update, beside what is asked for inside of it: a weight."""
+        link = self.link
+        return link is not None and link.inside is not None and bool(set(link.needs) - set(link.inside.needs))
+
+    def inside(self, nodes: "Sequence[Node]") -> "list[Node]":
+        """Those of the nodes that stand inside of this one."""
+        return [
+            node
+            for node in nodes
+            if node.path.startswith(f"{self.path}/" if self.path else "") and node is not self
+        ]
+
+    @property
     def count(self) -> Field | None:
         return next((f for f in self.fields.values() if f.role is roles.COUNT), None)
 
@@ -66,15 +96,15 @@ def join(*parts: str) -> str:
     return "/".join(filter(None, parts))
 
 
-def addresses(plan: Plan, parts: Sequence[Any]) -> dict[int, str]:
-    """The address of every state of a link, by `id`; those inside of wrappers included."""
-    found: dict[int, str] = {}
+def links_of(plan: Plan, parts: Sequence[Any]) -> dict[int, Link]:
+    """The link of every state, by `id`; those inside of wrappers included."""
+    found: dict[int, Link] = {}
     for link, part in zip(plan.links, parts, strict=True):
         if link.whole is not None and link.inside is not None:
             for inner, states in link.whole.alternatives(part):
-                found.update(addresses(inner, states))
+                found.update(links_of(inner, states))
         if not link.foreign:
-            found[id(part)] = link.address
+            found[id(part)] = link
     return found
 
 
@@ -82,7 +112,7 @@ class Reader:
     """Collects the nodes of one state; `loose` are the leaves that belong to none."""
 
     def __init__(
-        self, classes: Sequence[type], known: Mapping[int, str], params: Mapping[str, Any], learnt: set[Any]
+        self, classes: Sequence[type], known: Mapping[int, Link], params: Mapping[str, Any], learnt: set[Any]
     ) -> None:
         self.classes, self.known, self.params, self.learnt = classes, known, params, learnt
         self.nodes: list[Node] = []
@@ -101,7 +131,8 @@ class Reader:
             return {"": inside[0]} if len(inside) == 1 else _leaves(x)
         classes = self._classes(x)
         if classes:
-            self._node(x, classes, path, self.known.get(id(x), address))
+            link = self.known.get(id(x))
+            self._node(x, Node(address if link is None else link.address, path, classes, link))
             return {}
         if not isinstance(x, tuple | list | Mapping) or hasattr(x, "_fields"):
             return _leaves(x)
@@ -122,8 +153,8 @@ class Reader:
         everything = dict.fromkeys((*self.classes, *declared_classes(), *_CONTAINERS, Scheduled))
         return tuple(c for c in everything if set(getattr(c, "_fields", ())) == keys)
 
-    def _node(self, x: Any, classes: tuple[type, ...], path: str, address: str) -> None:
-        node = Node(address, path, classes)
+    def _node(self, x: Any, node: Node) -> None:
+        classes, path, address = node.classes, node.path, node.address
         self.nodes.append(node)
         for name in getattr(classes[0], "_fields", ()):
             value = x[name] if isinstance(x, Mapping) else getattr(x, name)

@@ -12,10 +12,12 @@ import optax
 from .._core import compat, roles
 from .._core.errors import kind, say
 from .._core.numerics import cast
-from .._core.transform import as_transform
+from .._core.states import nodes
+from .._core.transform import GradientTransformation, as_transform
 from .._core.tree import is_absent, is_inexact, matches, view
-from .matching import Found, Matcher, meanings
-from .reading import Field, Node, NumberedReader, Reader, addresses, join
+from .matching import Found, Matcher
+from .meaning import meanings
+from .reading import Field, Node, NumberedReader, Reader, join, links_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Restored:
     __repr__ = __str__
 
 
-def restore_into(tx: Any, params: Any, saved_state: Any, *, fresh: Any = None) -> tuple[Any, Restored]:
+def restore_into(
+    tx: Any, params: Any, saved_state: Any, *, fresh: Any = None, saved_by: Any = None
+) -> tuple[Any, Restored]:
     """The state of `tx` for these parameters, with what means the same taken over from the state of another run.
 
     For changing the optimizer of a running job, and for checkpoints from before a guard, a mean, a group or a schedule
@@ -82,6 +86,9 @@ def restore_into(tx: Any, params: Any, saved_state: Any, *, fresh: Any = None) -
         saved_state: the state of any transform, also `nnx.Optimizer.opt_state` or `TrainState.opt_state`, or what a
             checkpoint gives without a target: dictionaries and lists in the place of the NamedTuples.
         fresh: patterns of addresses that shall start anew, such as `"rate/*"` for a new schedule.
+        saved_by: the transform that made `saved_state`, where its classes do not say it: Adamax and Yogi keep in Adam's
+            state class (as in Optax) a second moment that is another. Without it a state of this class is taken for one
+            of the method that goes on.
 
     Returns:
         `(state, report)`: the structure, shapes and dtypes of `tx.init(params)`, and a `Restored`, which prints as a
@@ -114,13 +121,20 @@ def restore_into(tx: Any, params: Any, saved_state: Any, *, fresh: Any = None) -
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]
     numbered = treedef.unflatten(range(len(leaves)))
     learnt: set[Any] = set()
-    known = addresses(transform.plan, transform.body.split(numbered, ""))
+    known = links_of(transform.plan, transform.body.split(numbered, ""))
     rows = view(params)
+    if len(set(rows.paths)) < len(rows.paths):
+        twice = next(p for p in rows.paths if rows.paths.count(p) > 1)
+        raise ValueError(
+            say(f"gx.restore_into(params): two leaves are called {twice!r}", "a key with a slash in it?")
+        )
     shapes = {p: x for p, x in zip(rows.paths, rows.places, strict=True) if not is_absent(x)}
     new = NumberedReader((), known, shapes, learnt)
     new.forms = leaves
     new.read(numbered)
     saved = Reader([c for node in new.nodes for c in node.classes], {}, {}, learnt).read(saved_state)
+    if saved_by is not None:
+        _recognise(saved.nodes, as_transform(saved_by, "gx.restore_into(saved_by)"), params)
     decided = Matcher(new.nodes, saved.nodes, new.form).run()
     if fresh is not None:
         _start_anew(new.nodes, decided, fresh)
@@ -130,6 +144,12 @@ def restore_into(tx: Any, params: Any, saved_state: Any, *, fresh: Any = None) -
 
 def _check(params: Any, saved: Any) -> None:
     who = "gx.restore_into(tx, params, saved_state)"
+    if any(
+        role is not roles.OTHER for _, node in nodes(params) for role in roles.roles_of(type(node)).values()
+    ):
+        raise TypeError(
+            say(f"{who}: params is a state", "the order is the transform, the parameters, the state")
+        )
     for name, value in (("params", params), ("saved_state", saved)):
         if isinstance(value, optax.GradientTransformation):
             raise TypeError(say(f"{who}: {name} is a transform", "the transform comes first"))
@@ -145,6 +165,19 @@ def _check(params: Any, saved: Any) -> None:
                 "the state that belongs to them is meant",
             )
         )
+
+
+def _recognise(saved: Sequence[Node], tx: GradientTransformation, params: Any) -> None:
+    """Tells the saved states of which link they are."""
+    made = jax.eval_shape(tx.init, params)
+    known = links_of(tx.plan, tx.body.split(made, ""))
+    links = {node.path: (node.classes, node.link) for node in Reader((), known, {}, set()).read(made).nodes}
+    for node in saved:
+        classes, link = links.get(node.path, ((), None))
+        if not set(classes) & set(node.classes):
+            fact = f"gx.restore_into(saved_by): it makes no {node.name} at {node.path or 'the root'} of saved_state"
+            raise ValueError(say(fact, "pass the transform whose update gave this state, or leave it out"))
+        node.link = link
 
 
 def _is_number(x: Any) -> bool:
@@ -187,6 +220,9 @@ def _new_rows(
                     continue
                 origin, name, value = taken
                 leaves[number], note = _placed(value, leaves[number])
+                if origin.link is None and field.name in node.own:
+                    whose = f"if it is of {node.method}; else say saved_by="
+                    note = f"{note}, {whose}" if note else whose
                 source = join(origin.path, name)
                 rows.append(
                     RestoredLeaf("matched", join(where, rest), join(source, rest), note, where, source)

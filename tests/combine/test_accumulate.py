@@ -521,6 +521,18 @@ def test_A26_what_is_refused_when_it_is_built(arguments: Any, message: str) -> N
         gx.accumulate(gx.sgd(0.1), *arguments)
 
 
+def test_weights_that_differ_between_devices_are_refused() -> None:
+    tx = gx.accumulate(gx.sgd(0.1), 2, weight="tokens")
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    state, params = tx.init(jnp.zeros(2)), jnp.zeros(2)
+
+    def step(tokens: Any) -> Any:
+        return tx.update(params, state, params, tokens=tokens[0])[0]
+
+    with pytest.raises(ValueError, match=r"tokens= differs between the devices of the mesh axes \['data'\]"):
+        jax.shard_map(step, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P())(jnp.ones(8))
+
+
 def test_what_is_refused_at_a_step() -> None:
     tx = gx.accumulate(gx.sgd(0.1), 2, weight="tokens")
     state = tx.init(jnp.zeros(2))

@@ -215,6 +215,26 @@ def test_two_averages_have_addresses():
         gx.eval_params(state, params, which="2")
 
 
+def test_averages_of_groups_are_one_set_of_weights():
+    def averaged(decay):
+        return gx.average_params(gx.sgd(0.1), decay)
+
+    params, state = train(gx.param_groups({"w": averaged(0.5), "*": averaged(0.9)}))
+    together, other = gx.eval_params(state, params), next(name for name in PARAMS if name != "w")
+    for name, decay in (("w", 0.5), (other, 0.9)):
+        trained, alone = train(averaged(decay))
+        assert same(together[name], gx.eval_params(alone, trained)[name])
+
+
+def test_what_it_gives_outlives_a_donated_state():
+    tx = gx.average_params(gx.sgd(0.1), 0.5)
+    params, state = train(tx)
+    weights = gx.eval_params(state, params)
+    before = jax.tree.map(np.array, weights)
+    jax.jit(tx.update, donate_argnums=1)(params, state, params)
+    assert same(weights, before)
+
+
 def test_it_works_under_jit():
     params, state = train(gx.average_params(gx.sgd(0.1), 0.5))
     assert same(jax.jit(gx.eval_params)(state, params), plain_average())

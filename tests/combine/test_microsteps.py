@@ -300,6 +300,8 @@ def test_what_is_refused() -> None:
         gx.accumulate_gradients(loss, 4)(params, x, y)
     with pytest.raises(ValueError, match="argument 1, the leaf 'x', has 0 rows"):
         gx.accumulate_gradients(lambda p, batch: p, 1)(1.0, {"x": jnp.ones((0, 3))})
+    with pytest.raises(ValueError, match="no positional argument is an array that could be cut"):
+        gx.accumulate_gradients(loss, 2)(params, x=x, y=y)
     with pytest.raises(ValueError, match="argument 2 has 8 rows and argument 1 has 10"):
         gx.accumulate_gradients(loss, 2)(params, x, y[:8])
     with pytest.raises(ValueError, match=r"a PRNG key is jax\.random\.key"):

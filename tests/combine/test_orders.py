@@ -339,3 +339,50 @@ def test_orders_are_facts_for_programs() -> None:
     facts = gx.describe(gx.chain(CLIP, gx.accumulate(gx.sgd(1.0), 2)), P).facts
     assert len(facts.orders) == 1
     assert gx.describe(gx.adamw(1e-3), P).facts.orders == ()
+
+
+def test_what_optax_s_own_parts_do_in_an_order() -> None:
+    """A clip, a momentum and a decay of Optax's are known for what they are, in its own chain too."""
+    clip, many = optax.clip_by_global_norm(1.0), optax.MultiSteps(optax.adam(0.1), 2)
+    for tx, first in (
+        (
+            gx.chain(clip, many),
+            "WARNING: clip_by_global_norm stands before MultiSteps: it works on each micro-batch",
+        ),
+        (
+            gx.chain(optax.chain(clip, optax.chain(many.gradient_transformation()))),
+            "WARNING: chain/clip_by_global_norm stands before chain/MultiSteps: it works on each micro-batch",
+        ),
+        (
+            gx.chain(gx.guard(gx.scale(1.0)), optax.chain(optax.trace(0.9), optax.add_decayed_weights(0.1))),
+            "WARNING: chain/trace (and chain/add_decayed_weights) stands behind scale/guard: a step that is skipped",
+        ),
+        (
+            gx.chain(optax.apply_if_finite(optax.identity(), 3), optax.adam(0.1)),
+            "WARNING: chain/scale_by_adam stands behind apply_if_finite: a step that is skipped is a step of zero",
+        ),
+        (
+            gx.chain(gx.accumulate(gx.scale(1.0), 2), optax.trace(0.9), optax.scale(-1.0)),
+            "WARNING: trace stands behind scale/accumulate: it runs at every micro-step",
+        ),
+    ):
+        lines = says(tx)
+        assert len(lines) == 1
+        assert lines[0].startswith(first)
+    for tx in (
+        optax.adamw(0.1),
+        gx.accumulate(optax.adamw(0.1), 2),
+        gx.guard(gx.chain(clip, optax.adam(0.1))),
+    ):
+        assert says(tx) == []
+
+
+def test_an_average_inside_of_what_changes_updates() -> None:
+    assert says(gx.average_params(gx.cautious(gx.sgd(0.1)))) == []
+    assert says(gx.cautious(gx.average_params(gx.sgd(0.1)))) == [
+        "WARNING: average stands inside of cautious, which changes the updates of which its weights are made; put it "
+        "outside"
+    ]
+    tx = gx.cautious(gx.average_params(gx.sgd(1.0, momentum=0.9), 0.0))
+    _, state, params = run(tx, G, times(-0.1))
+    assert not np.array_equal(gx.eval_params(state, params)["w"], params["w"])

@@ -189,6 +189,29 @@ def test_the_second_state_begins_at_the_parameters_of_the_switch() -> None:
     np.testing.assert_array_equal(state.after[1], [3.0])
 
 
+def test_what_was_put_into_the_second_state_before_the_switch_stays() -> None:
+    """Only what `init` makes of the parameters is made again: here the average, and not the moments or the rate."""
+    second = gx.average_params(gx.tunable(gx.adam(0.1), "learning_rate"), 0.5)
+    tx = gx.switch_at(1, gx.sgd(1.0), second)
+    params = jnp.array([5.0])
+    state = gx.set_hyperparams(tx.init(params), learning_rate=0.25)
+    adam = (
+        state.after[0].inner_state[0]._replace(count=jnp.int32(7), mu=jnp.array([3.0]), nu=jnp.array([9.0]))
+    )
+    tuned = state.after[0]
+    state = state._replace(after=(tuned._replace(inner_state=(adam, *tuned.inner_state[1:])), state.after[1]))
+    step = jax.jit(tx.update)
+    for _ in range(2):
+        updates, state = step(jnp.ones(1), state, params)
+        params = gx.apply_updates(params, updates)
+    after, average = state.after
+    assert float(after.hyperparams["learning_rate"]) == 0.25
+    assert int(after.inner_state[0].count) == 8
+    np.testing.assert_allclose(after.inner_state[0].mu, 0.9 * 3.0 + 0.1, rtol=1e-6)
+    np.testing.assert_array_equal(average.average, params)
+    assert step._cache_size() <= 1
+
+
 def test_without_parameters_the_second_state_is_that_of_init() -> None:
     tx = gx.switch_at(1, gx.scale(1.0), gx.scale_by_adam())
     state = tx.init(jnp.zeros(1))

@@ -481,6 +481,7 @@ def test_the_report_is_a_table():
         ((PARAMS, gx.adamw(1e-2), ()), TypeError, "wanted a transform"),
         ((gx.adamw(1e-2), gx.adamw(1e-2), ()), TypeError, "params is a transform"),
         ((gx.adamw(1e-2), PARAMS, PARAMS), ValueError, "saved_state has the leaves of the parameters"),
+        ((gx.adamw(1e-2), gx.adamw(1e-2).init(PARAMS), PARAMS), TypeError, "params is a state"),
         ((gx.adamw(1e-2), PARAMS, "checkpoint/100"), TypeError, "saved_state is a string, wanted a state"),
         ((gx.adamw(1e-2), PARAMS, None), TypeError, "saved_state is None, wanted a state"),
     ],
@@ -566,3 +567,110 @@ def test_a_field_that_is_its_method_s_own_is_not_carried(old: Any, new: Any, fie
     updates, _ = new.update(jnp.full(2, 1e-4), state, params)
     assert np.all(np.abs(updates) < 1.5)
     assert any(row.address.endswith(field) for row in report.reset)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("yogi", "adam"), ("adamax", "adam"), ("adam", "adamax"), ("adamax", "yogi")]
+)
+def test_methods_that_share_a_state_class_are_told_apart_by_the_transform(old: str, new: str) -> None:
+    """Adamax keeps the largest |g| where Adam keeps the mean of g^2: carried over, the first step is far off."""
+    before, after = getattr(gx, old)(1.0), getattr(gx, new)(1.0)
+    params = jnp.zeros(2)
+    saved = before.init(params)
+    for _ in range(50):
+        _, saved = before.update(jnp.full(2, 1e-2), saved, params)
+    state, report = gx.restore_into(after, params, saved, saved_by=before)
+    assert not np.any(state[0].mu)
+    np.testing.assert_array_equal(state[0].nu, after.init(params)[0].nu)
+    assert "nu starts at zero, and a mu that does not" in str(report)
+    updates, _ = after.update(jnp.full(2, 1e-2), state, params)
+    assert np.all(np.abs(updates) < 1.5)
+    itself, report = gx.restore_into(before, params, saved, saved_by=before)
+    assert equal(itself, saved)
+    assert report.reset == ()
+
+
+def test_the_same_state_class_is_taken_for_the_same_method_with_a_word_about_it() -> None:
+    params = jnp.zeros(2)
+    _, saved = gx.adamax(1.0).update(jnp.ones(2), gx.adamax(1.0).init(params), params)
+    state, report = gx.restore_into(gx.guard(gx.adamax(1.0)), params, saved)
+    assert equal(state.inner_state, saved)
+    assert [row.note for row in report.matched if row.field.endswith("nu")] == [
+        "if it is of scale_by_adamax; else say saved_by="
+    ]
+    assert "saved_by" not in str(
+        gx.restore_into(gx.guard(gx.adamax(1.0)), params, saved, saved_by=gx.adamax(1.0))[1]
+    )
+
+
+@pytest.mark.parametrize("form", ["as it was", "dictionaries"])
+def test_the_transform_that_saved_is_held_against_the_state(form: str) -> None:
+    _, saved = train(gx.adamax(1e-2))
+    plain = saved if form == "as it was" else flax.serialization.to_state_dict(saved)
+    state, _ = gx.restore_into(gx.adamax(1e-2), PARAMS, plain, saved_by=gx.adamax(1e-2))
+    assert equal(state[0].nu, saved[0].nu)
+    state, _ = gx.restore_into(gx.adam(1e-2), PARAMS, plain, saved_by=gx.adamax(1e-2))
+    assert not any(map(np.any, jax.tree.leaves(state[0].nu)))
+    with pytest.raises(ValueError, match=r"saved_by\): it makes no .* at 0 of saved_state"):
+        gx.restore_into(gx.adam(1e-2), PARAMS, plain, saved_by=gx.lion(1e-2))
+
+
+def test_a_tuned_rate_stays_with_its_method() -> None:
+    saved = gx.set_hyperparams(gx.tunable(gx.adam(1e-3), "learning_rate").init(PARAMS), learning_rate=0.5)
+    for same in (gx.adam(1e-3), gx.chain(gx.clip(1.0), gx.adam(1e-3)), gx.average_params(gx.adam(1e-3))):
+        state, _ = gx.restore_into(gx.tunable(same, "learning_rate"), PARAMS, saved)
+        assert float(state.hyperparams["learning_rate"]) == 0.5
+    state, report = gx.restore_into(gx.tunable(gx.lion(1e-4), "learning_rate"), PARAMS, saved)
+    assert float(state.hyperparams["learning_rate"]) == np.float32(1e-4)
+    assert "it was set for another method" in str(report)
+    theirs = optax.inject_hyperparams(optax.adam)(0.25)
+    state, _ = gx.restore_into(optax.inject_hyperparams(optax.lion)(1e-4), PARAMS, theirs.init(PARAMS))
+    assert float(state.hyperparams["learning_rate"]) == np.float32(1e-4)
+
+
+def test_one_more_tuned_number_does_not_lose_the_others() -> None:
+    saved = gx.set_hyperparams(gx.tunable(gx.adam(1e-3), "learning_rate").init(PARAMS), learning_rate=0.5)
+    state, _ = gx.restore_into(gx.tunable(gx.adam(1e-3), "learning_rate", "b1"), PARAMS, saved)
+    assert [float(x) for x in state.hyperparams.values()] == [np.float32(0.9), 0.5]  # b1, learning_rate
+    assert float(state.rest["learning_rate"]) == 0.0
+
+
+def test_sums_and_norms_keep_their_unit() -> None:
+    """A window and a history of norms are of gradients, which a loss scale multiplies."""
+    scaled = gx.guard(gx.accumulate(gx.loss_scale(gx.sgd(1.0)), 4), spike=6.0)
+    _, saved = train(scaled, steps=2)
+    assert any(map(np.any, jax.tree.leaves(saved.inner_state.acc_grads)))
+    state, report = gx.restore_into(gx.guard(gx.accumulate(gx.sgd(1.0), 4), spike=6.0), PARAMS, saved)
+    assert not any(
+        map(np.any, jax.tree.leaves((state.inner_state.acc_grads, state.norms, state.inner_state.mini_step)))
+    )
+    assert "a loss scale was put in or taken out" in str(report)
+    outside = gx.loss_scale(gx.guard(gx.accumulate(gx.sgd(1.0), 4), spike=6.0))
+    _, saved = train(outside, steps=2)  # here guard and window see gradients without the scale
+    state, _ = gx.restore_into(gx.guard(gx.accumulate(gx.sgd(1.0), 4), spike=6.0), PARAMS, saved)
+    assert equal(state, saved.inner_state)
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_weights_are_not_put_into_an_open_window(done: int) -> None:
+    _, saved = train(gx.accumulate(gx.sgd(1.0), 2), steps=done)
+    state, report = gx.restore_into(gx.accumulate(gx.sgd(1.0), 2, weight="tokens"), PARAMS, saved)
+    assert int(state.mini_step) == 0
+    assert int(state.gradient_step) == done // 2
+    assert ("weights were put in or taken out in the middle" in str(report)) == (done == 1)
+
+
+@pytest.mark.parametrize("saved_by", [gx.accumulate(gx.sgd(0.1), 2), optax.MultiSteps(gx.sgd(0.1), 2)])
+def test_a_schedule_of_windows_goes_on(saved_by: Any) -> None:
+    _, saved = train(saved_by, steps=6)
+    grown = gx.accumulate(gx.sgd(0.1), gx.linear_schedule(1.0, 10.0, 10))
+    for tx in (grown, gx.accumulate(gx.sgd(0.1), 1)):
+        assert int(gx.restore_into(tx, PARAMS, saved)[0].gradient_step) == 3
+    _, saved = train(gx.adam(0.1), steps=6)
+    assert int(gx.restore_into(grown, PARAMS, saved)[0].gradient_step) == 6
+
+
+def test_keys_with_slashes_are_not_mixed_up() -> None:
+    params = {"a/b": jnp.zeros(2), "a": {"b": jnp.ones(2)}}
+    with pytest.raises(ValueError, match="two leaves are called 'a/b'"):
+        gx.restore_into(gx.adam(0.1), params, gx.adam(0.1).init(params))
