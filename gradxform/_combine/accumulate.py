@@ -93,6 +93,7 @@ class AccumulateBody(NestedBody):
         if self.single:
             return self._at_once(inner, updates, state, params, extra, weight)
         rows = view(updates)
+        _check_alike(who, self.weight, weight, rows)
         stored = _stored(who, state, rows)
         total = state.weight + (np.float32(1) if weight is None else weight)
         mini_step = state.mini_step + np.int32(1)
@@ -205,12 +206,23 @@ def weight_of(who: str, name: str, value: Any) -> Any:
         remedy = "it is the number of tokens (or examples) over which this gradient is a mean"
         raise ValueError(say(f"{who}: {name}= is {got}, wanted one number of at least 0", remedy))
     weight = jnp.asarray(value).astype(jnp.float32)
-    differs = sorted(compat.varying_axes(weight))
-    if differs:
-        fact = f"{who}: {name}= differs between the devices of the mesh axes {differs}, and the gradient is one for all"
-        remedy = f"jax.lax.psum(tokens, {tuple(differs)}), with the gradient that is the mean over them"
-        raise ValueError(say(fact, f"pass {remedy}"))
     return jnp.where(weight > 0, weight, np.float32(0))
+
+
+def _check_alike(who: str, name: str | None, weight: Any, rows: View) -> None:
+    """Refuses a weight that each device has its own of, for gradients that are the same on all."""
+    if weight is None:
+        return
+    own = frozenset[str]().union(*(compat.varying_axes(g) for g in rows.places if hasattr(g, "dtype")))
+    differs = sorted(compat.varying_axes(weight) - own)
+    if differs:
+        fact = (
+            f"{who}: {name}= differs between the devices of the mesh axes {differs}, and the gradients do not"
+        )
+        remedy = (
+            f"pass jax.lax.psum({name}, {tuple(differs)}), with gradients that are means over all of them"
+        )
+        raise ValueError(say(fact, remedy))
 
 
 def _flag(who: str, value: Any) -> Any:

@@ -96,7 +96,9 @@ def _found(state: Any, params: Any) -> dict[str, Any]:
             if not isinstance(params, optax.LookaheadParams):
                 fact = f"gx.eval_params: the state of lookahead has no weights, and params is {kind(params)}"
                 raise ValueError(say(fact, "pass the optax.LookaheadParams pair that is trained"))
-            found[address] = params.slow
+            found[address] = jax.tree.map(
+                lambda x: jnp.array(x, copy=True) if hasattr(x, "dtype") else x, params.slow
+            )
     return found
 
 

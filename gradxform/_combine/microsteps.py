@@ -225,9 +225,12 @@ def _check_rows(batch: list[Any], positions: Sequence[int], steps: int, devices:
                     say(fact, "drop the rest, or pad it and give the padding no weight by weight=")
                 )
             count, first = rows, name.rstrip(",")
-    if count is None and steps > 1:
+    keyed = any(compat.is_key(x) for x in jax.tree.leaves(batch))
+    if count is None and steps > 1 and not keyed:
         remedy = "pass the batch by position; keyword arguments and numbers are passed whole"
-        raise ValueError(say(f"{who}: no positional argument is an array that could be cut", remedy))
+        raise ValueError(
+            say(f"{who}: no positional argument is an array that could be cut, or a PRNG key", remedy)
+        )
 
 
 def _part(tree: Any, i: Any, steps: int, number: Any) -> Any:

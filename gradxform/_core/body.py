@@ -86,6 +86,7 @@ class _Pair:
     plan = None
     skips, alters = "", False
     fields: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
 
     def __init__(self, update: Any) -> None:
         self.update_fn = update

@@ -30,7 +30,33 @@ def _marked(program: Any, given: list[bool]) -> list[bool]:
     marked = {id(v) for v, mark in zip(program.invars, given, strict=True) if mark}
     for line in program.eqns:
         marks = [id(v) in marked for v in line.invars]
-        inside = line.params.get("jaxpr") if line.primitive.name in ("jit", "pjit") else None
-        made = [any(marks)] * len(line.outvars) if inside is None else _marked(inside.jaxpr, marks)
+        made = _made(line, marks)
         marked |= {id(v) for v, mark in zip(line.outvars, made, strict=True) if mark}
     return [id(v) in marked for v in program.outvars]
+
+
+#: What hands its operands on, one for one, and the parameters in which others hold programs on their operands.
+_ONE_FOR_ONE = ("device_put", "optimization_barrier", "copy")
+_PROGRAMS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "checkpoint": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+}
+
+
+def _made(line: Any, marks: list[bool]) -> list[bool]:
+    """Which results of one line depend on what is marked; all of them, for what is not known."""
+    name, count = line.primitive.name, len(line.outvars)
+    if name in _ONE_FOR_ONE and len(marks) == count:
+        return marks
+    if name == "cond":
+        branches = [_marked(branch.jaxpr, marks[1:]) for branch in line.params["branches"]]
+        return [marks[0] or any(found) for found in zip(*branches, strict=True)]
+    inside = line.params.get(_PROGRAMS.get(name, ""))
+    inside = getattr(inside, "jaxpr", inside)
+    if inside is None or len(inside.invars) != len(marks):
+        return [any(marks)] * count
+    return _marked(inside, marks)

@@ -9,11 +9,11 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 
-from .roles import ACCUMULATOR, Count, declare_roles, roles_of
+from .roles import ACCUMULATOR, COUNT, FACTOR, MOMENT, SECOND_MOMENT, Count, declare_roles, roles_of
 from .spec import Factory, registered
+from .states import nodes
 
 
 def state_class(module: str, name: str, *fields: str) -> Any:
@@ -112,36 +112,48 @@ declare(optax.adaptive_grad_clip, reach="leaf", bounds=True)
 
 def makers(tx: Any) -> tuple[str, ...]:
     """The names of the factories that made a foreign transform, one for each link if it is Optax's chain."""
-    update = _unwrapped(getattr(tx, "update", tx))
-    if getattr(update, "__qualname__", "").startswith("chain.<locals>"):
-        cells = [cell.cell_contents for cell in getattr(update, "__closure__", None) or ()]
-        links = next((cell for cell in cells if isinstance(cell, tuple)), ())
+    links = _chain_links(tx)
+    if links:
         return tuple(name for link in links for name in makers(link))
+    update = _unwrapped(getattr(tx, "update", tx))
     return (_maker(update).rsplit(":", 1)[-1].removesuffix(".update"),)
 
 
 def opened(link: Any, state: Any) -> list[tuple[str, bool, bool, str, bool]]:
     """What a foreign link does, or each link of Optax's chain: name, clips, gathers, skips, remembers.
 
-    What remembers has a state, or adds something that is there without a gradient.
+    What remembers keeps what it has learnt or counted, as far as its roles say, or adds a decay.
     """
-    names = makers(link.whole.update_fn)
-    states = [(link.address, names[0], state)]
-    inside = _chained(state)
-    if len(names) == len(inside) > 1:
-        states = [(f"{link.address}/{name}", name, own) for name, own in zip(names, inside, strict=True)]
     found: list[tuple[str, bool, bool, str, bool]] = []
-    for address, name, own in states:
+    parts = pieces(link.whole.update_fn, state)
+    for name, own in parts:
+        known = [role for _, node in nodes(own) for role in roles_of(type(node)).values()]
         gathers = ACCUMULATOR in roles_of(type(own)).values()
-        remembers = bool(jax.tree.leaves(own)) or name.startswith("add_")
-        clips = any(known.endswith(f":{name}") for known in _BOUNDS)
+        remembers = any(role in _LEARNT for role in known) or name == "add_decayed_weights"
+        clips = any(maker.endswith(f":{name}") for maker in _BOUNDS)
+        address = link.address if len(parts) == 1 else f"{link.address}/{name}"
         found.append((address, clips, gathers, "counts" if name == "apply_if_finite" else "", remembers))
     return found
 
 
-def _chained(state: Any) -> list[Any]:
-    """The states of a chain of Optax's: it keeps them in a plain tuple, a chain in a chain in another one."""
-    return [s for part in state for s in _chained(part)] if type(state) is tuple else [state]
+_LEARNT = (COUNT, MOMENT, SECOND_MOMENT, FACTOR)
+
+
+def pieces(update: Any, state: Any) -> list[tuple[str, Any]]:
+    """The factories of a foreign transform's links and their states; one, if it is not Optax's chain."""
+    links = _chain_links(update)
+    if not links or type(state) is not tuple or len(links) != len(state):
+        return [(makers(update)[0] if not links else "chain", state)]
+    return [piece for link, own in zip(links, state, strict=True) for piece in pieces(link, own)]
+
+
+def _chain_links(update: Any) -> tuple[Any, ...]:
+    """The links in the closure of Optax's `chain`; none for anything else."""
+    update = _unwrapped(getattr(update, "update", update))
+    if not getattr(update, "__qualname__", "").startswith("chain.<locals>"):
+        return ()
+    cells = [cell.cell_contents for cell in getattr(update, "__closure__", None) or ()]
+    return next((cell for cell in cells if isinstance(cell, tuple)), ())
 
 
 #: How a learning rate is called: here, and in Optax for a schedule and for a number (`scale`).

@@ -184,6 +184,10 @@ class _Wrapper:
     def alters(self) -> bool:
         return self.body.alters
 
+    @property
+    def asks(self) -> tuple[str, ...]:
+        return tuple(self.body.needs)
+
     def alternatives(self, state: Any) -> list[tuple[Plan, list[Any]]]:
         """The plan of each transform inside, with the states of its links."""
         found: list[tuple[Plan, list[Any]]] = []

@@ -89,6 +89,11 @@ class Whole(Protocol):
         ...
 
     @property
+    def asks(self) -> tuple[str, ...]:
+        """What a wrapper itself asks of `update`, without what is inside."""
+        ...
+
+    @property
     def alters(self) -> bool:
         """Whether it is a wrapper that changes the updates of what is inside."""
         ...

@@ -137,6 +137,11 @@ def declare_unit(state: type, *fields: str, rescales: bool = False) -> None:
         _RESCALING.add(state)
 
 
+def unit_classes() -> tuple[type, ...]:
+    """The wrappers' state classes for which a unit has been declared."""
+    return tuple(_UNITS)
+
+
 def has_unit(state: type, field: str) -> bool:
     """Whether a field is a size or a sum of gradients, in their unit."""
     return roles_of(state).get(field) is ACCUMULATOR or field in _UNITS.get(state, ())

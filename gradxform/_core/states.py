@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import optax
 
 from .roles import roles_of
 from .tree import is_absent, is_box
@@ -19,9 +20,12 @@ Change = Callable[[str, Any], Any]
 
 def unboxed(tree: Any) -> Any:
     """A tree with the arrays in the place of the boxes (NNX variables) that hold them."""
-    return jax.tree.map(
-        lambda x: jax.tree.leaves(x)[0] if is_box(x) and jax.tree.leaves(x) else x, tree, is_leaf=is_box
-    )
+
+    def one(x: Any) -> Any:
+        inside = jax.tree.leaves(x) if is_box(x) else [x]
+        return inside[0] if inside else optax.MaskedNode()  # the box of a leaf that is hidden
+
+    return jax.tree.map(one, tree, is_leaf=is_box)
 
 
 def boxed(new: Any, like: Any) -> Any:

@@ -6,7 +6,7 @@ them. What has to be consistent goes together: a corrected moment with its count
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,9 +56,14 @@ class Matcher:
             partner = self._partner(node, mine)
             _of_one_age(node, mine, partner[0])
             self._singles(node, mine, partner)
-            self._of_one_unit(node, mine)
-            _together(node, mine)
         return found
+
+    def settle(self, found: Mapping[int, Found]) -> None:
+        """Gives up what does not go with what else was found, or was not."""
+        for node in self.new:
+            self._of_one_unit(node, found)
+        for node in self.new:
+            _together(node, found[id(node)])
 
     # ---------------------------------------------------------------------------------- arrays of parameters
 
@@ -207,13 +212,16 @@ class Matcher:
         known = all(any(same_class(n, s) for s in theirs) for n in mine)
         return known and all(any(same_class(n, s) for n in mine) for s in theirs)
 
-    def _of_one_unit(self, node: Node, found: Found) -> None:
+    def _of_one_unit(self, node: Node, decided: Mapping[int, Found]) -> None:
         """Gives up sums and norms of gradients that were multiplied by something else than those that will come."""
+        found = decided[id(node)]
+        scales = _scales(node, self.new)
+        anew = any(not decided[id(scale)].taken for scale in scales)
         for saved in {id(s): s for s, _, _ in found.taken.values()}.values():
             weighed = _weighed(saved) if node.gathers and same_class(node, saved) else None
-            if _scaled(node, self.new) != _scaled(saved, self.saved):
-                reason = "a loss scale was put in or taken out, and it was of gradients with the other one"
-            elif weighed is not None and weighed != node.weighs:
+            if anew or bool(scales) != bool(_scales(saved, self.saved)):
+                reason = "it was of gradients with another loss scale"
+            elif weighed is not None and node.maker is not None and weighed != node.maker.weighs:
                 reason = "weights were put in or taken out in the middle of its window"
             else:
                 continue
@@ -306,19 +314,21 @@ def _learns(node: Node) -> bool:
     return any(f.role in learnt for f in node.slots)
 
 
-def _scaled(node: Node, nodes: Sequence[Node]) -> bool:
-    """Whether gradients come to this node multiplied by a loss scale: it is taken off further inside."""
-    return any(rescales(kind) for inner in node.inside(nodes) for kind in inner.classes)
+def _scales(node: Node, nodes: Sequence[Node]) -> list[Node]:
+    """The loss scales that are taken off the gradients further inside, and so are on those that come to this node."""
+    return [inner for inner in node.inside(nodes) if any(map(rescales, inner.classes))]
 
 
 def _weighed(saved: Node) -> bool | None:
-    """Whether the open window of a saved accumulation has weights; None if that makes no difference."""
+    """Whether the open window of a saved accumulation has weights; None if that cannot be told, or is the same."""
     fields = [saved.fields.get(name) for name in ("mini_step", "weight")]
     leaves = [f.leaves.get("") for f in fields if f is not None]
     if len(leaves) < 2 or any(x is None or isinstance(x, Tracer) or np.ndim(x) for x in leaves):
         return None
     steps, weight = (float(np.asarray(x)) for x in leaves)
-    return None if steps == 0 else steps != weight
+    if steps == 0 or (steps == weight and saved.maker is None):
+        return None
+    return steps != weight or bool(saved.maker and saved.maker.weighs)
 
 
 def _arrays(node: Node) -> bool:

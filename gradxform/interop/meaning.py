@@ -16,8 +16,8 @@ DENOMINATORS = (roles.SECOND_MOMENT, roles.FACTOR)
 
 def same_class(node: Node, saved: Node) -> bool:
     """Whether two states are of one method: one class, which two methods share only if they mean the same by it."""
-    known = node.link is not None and saved.link is not None
-    return node.classes[0] in saved.classes and not (known and node.method != saved.method)
+    mine, theirs = node.maker, saved.maker
+    return node.classes[0] in saved.classes and not (mine and theirs and mine.method != theirs.method)
 
 
 def same_role(node: Node, saved: Node, name: str) -> bool:
@@ -27,7 +27,9 @@ def same_role(node: Node, saved: Node, name: str) -> bool:
     is what a method says is its own.
     """
     mine, theirs = node.fields.get(name), saved.fields.get(name)
-    own = name in (*node.own, *saved.own) or any(is_own(c, name) for c in (*node.classes, *saved.classes))
+    own = any(n.maker and name in n.maker.own for n in (node, saved)) or any(
+        is_own(c, name) for c in (*node.classes, *saved.classes)
+    )
     if mine is None or theirs is None or own:
         return False
     return mine.role is theirs.role and mine.role in (roles.MOMENT, *DENOMINATORS)

@@ -13,9 +13,11 @@ import jax
 import optax
 
 from .._core import roles
-from .._core.plan import Link, Plan
-from .._core.roles import Role, declared_classes, roles_of
-from .._core.rule import Scheduled
+from .._core.foreign import pieces
+from .._core.plan import Plan
+from .._core.roles import Role, declared_classes, roles_of, unit_classes
+from .._core.rule import Rule, Scheduled
+from .._core.spec import registered
 from .._core.tree import is_absent, is_box, is_inexact, view
 
 #: Containers that a dictionary of a checkpoint may stand for, besides those of the new state.
@@ -39,7 +41,7 @@ class Node:
     address: str
     path: str
     classes: tuple[type, ...]
-    link: Link | None = None
+    maker: "Maker | None" = None
     fields: dict[str, Field] = field(default_factory=dict[str, Field])
 
     @property
@@ -58,25 +60,9 @@ class Node:
         return [f for f in self.fields.values() if not f.per_parameter]
 
     @property
-    def own(self) -> tuple[str, ...]:
-        """The fields that mean something of this method only, though its state class is that of others."""
-        return () if self.link is None or self.link.rule is None else self.link.rule.own
-
-    @property
-    def method(self) -> str:
-        """The method whose own the state is; empty if any method with this class means the same."""
-        return self.link.rule.call if self.own and self.link and self.link.rule else ""
-
-    @property
     def gathers(self) -> bool:
         """Whether it is a window of gradients on their way to a mean."""
         return roles.ACCUMULATOR in roles_of(self.classes[0]).values()
-
-    @property
-    def weighs(self) -> bool:
-        """Whether it asks for something at every update, beside what is asked for inside of it: a weight."""
-        link = self.link
-        return link is not None and link.inside is not None and bool(set(link.needs) - set(link.inside.needs))
 
     def inside(self, nodes: "Sequence[Node]") -> "list[Node]":
         """Those of the nodes that stand inside of this one."""
@@ -96,23 +82,52 @@ def join(*parts: str) -> str:
     return "/".join(filter(None, parts))
 
 
-def links_of(plan: Plan, parts: Sequence[Any]) -> dict[int, Link]:
-    """The link of every state, by `id`; those inside of wrappers included."""
-    found: dict[int, Link] = {}
+@dataclass(frozen=True)
+class Maker:
+    """What is known of a state from the transform that makes it.
+
+    `method` is who has fields of its `own` in it, that mean something else than in other states of the class; empty if
+    there are none. `weighs` tells that it is a window with weights.
+    """
+
+    address: str
+    method: str = ""
+    own: tuple[str, ...] = ()
+    weighs: bool = False
+
+
+def makers_of(plan: Plan, parts: Sequence[Any]) -> dict[int, Maker]:
+    """The maker of every state, by `id`; those inside of our wrappers and of Optax's chain included."""
+    found: dict[int, Maker] = {}
     for link, part in zip(plan.links, parts, strict=True):
         if link.whole is not None and link.inside is not None:
             for inner, states in link.whole.alternatives(part):
-                found.update(links_of(inner, states))
-        if not link.foreign:
-            found[id(part)] = link
+                found.update(makers_of(inner, states))
+        if link.foreign:
+            for name, own in pieces(getattr(link.whole, "update_fn", None), part):
+                found[id(own)] = _maker("", _twin(name))
+        else:
+            found[id(part)] = _maker(link.address, link.rule, bool(link.whole and link.whole.asks))
     return found
+
+
+def _maker(address: str, rule: Rule | None, weighs: bool = False) -> Maker:
+    own = () if rule is None else rule.own
+    return Maker(address, rule.call if rule and own else "", own, weighs)
+
+
+def _twin(name: str) -> Rule | None:
+    """The rule of our factory of this name."""
+    ours = registered().get(name)
+    links = () if ours is None or not name.startswith("scale_by_") else ours.example().plan.links
+    return links[0].rule if len(links) == 1 else None
 
 
 class Reader:
     """Collects the nodes of one state; `loose` are the leaves that belong to none."""
 
     def __init__(
-        self, classes: Sequence[type], known: Mapping[int, Link], params: Mapping[str, Any], learnt: set[Any]
+        self, classes: Sequence[type], known: Mapping[int, Maker], params: Mapping[str, Any], learnt: set[Any]
     ) -> None:
         self.classes, self.known, self.params, self.learnt = classes, known, params, learnt
         self.nodes: list[Node] = []
@@ -131,8 +146,8 @@ class Reader:
             return {"": inside[0]} if len(inside) == 1 else _leaves(x)
         classes = self._classes(x)
         if classes:
-            link = self.known.get(id(x))
-            self._node(x, Node(address if link is None else link.address, path, classes, link))
+            maker = self.known.get(id(x))
+            self._node(x, Node(maker.address if maker and maker.address else address, path, classes, maker))
             return {}
         if not isinstance(x, tuple | list | Mapping) or hasattr(x, "_fields"):
             return _leaves(x)
@@ -150,7 +165,9 @@ class Reader:
         if not isinstance(x, Mapping) or not x:
             return ()
         keys = {str(key) for key in x}
-        everything = dict.fromkeys((*self.classes, *declared_classes(), *_CONTAINERS, Scheduled))
+        everything = dict.fromkeys(
+            (*self.classes, *declared_classes(), *unit_classes(), *_CONTAINERS, Scheduled)
+        )
         return tuple(c for c in everything if set(getattr(c, "_fields", ())) == keys)
 
     def _node(self, x: Any, node: Node) -> None:

@@ -17,7 +17,7 @@ from .._core.transform import GradientTransformation, as_transform
 from .._core.tree import is_absent, is_inexact, matches, view
 from .matching import Found, Matcher
 from .meaning import meanings
-from .reading import Field, Node, NumberedReader, Reader, join, links_of
+from .reading import Field, Node, NumberedReader, Reader, join, makers_of
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,11 @@ def restore_into(
     Arrays of parameters are matched by state class, field and the parameter's path, else by role and field name; the
     nesting does not count. Counts and readings come from the state from which the arrays beside them come; the count of
     a schedule from a saved schedule, or from any count if all agree, so that schedules go on. A momentum sum (`trace`)
-    is not made of an average (`mu`), nor an average of a sum: they differ in size by 1 / (1 - momentum). A leaf whose
-    shape differs starts anew, alone; another floating dtype is cast. Nothing is guessed: where two saved states are
-    alike and it cannot be told which is meant, both new ones start anew.
+    is not made of an average (`mu`), nor an average of a sum: they differ in size by 1 / (1 - momentum). Numbers that
+    were set (`gx.tunable`) stay with the state classes that they were set for; sums and norms of gradients go on under
+    the same loss scale only, and windows with the weights that they were begun with. A leaf whose shape differs starts
+    anew, alone; another floating dtype is cast. Nothing is guessed: where two saved states are alike and it cannot be
+    told which is meant, both new ones start anew.
 
     Args:
         tx: the transform that goes on, ours or Optax's.
@@ -88,7 +90,7 @@ def restore_into(
         fresh: patterns of addresses that shall start anew, such as `"rate/*"` for a new schedule.
         saved_by: the transform that made `saved_state`, where its classes do not say it: Adamax and Yogi keep in Adam's
             state class (as in Optax) a second moment that is another. Without it a state of this class is taken for one
-            of the method that goes on.
+            of the method that goes on. Inside of Optax's wrappers, but for its chain, it is not looked into.
 
     Returns:
         `(state, report)`: the structure, shapes and dtypes of `tx.init(params)`, and a `Restored`, which prints as a
@@ -121,7 +123,7 @@ def restore_into(
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]
     numbered = treedef.unflatten(range(len(leaves)))
     learnt: set[Any] = set()
-    known = links_of(transform.plan, transform.body.split(numbered, ""))
+    known = makers_of(transform.plan, transform.body.split(numbered, ""))
     rows = view(params)
     if len(set(rows.paths)) < len(rows.paths):
         twice = next(p for p in rows.paths if rows.paths.count(p) > 1)
@@ -132,24 +134,25 @@ def restore_into(
     new = NumberedReader((), known, shapes, learnt)
     new.forms = leaves
     new.read(numbered)
-    saved = Reader([c for node in new.nodes for c in node.classes], {}, {}, learnt).read(saved_state)
-    if saved_by is not None:
-        _recognise(saved.nodes, as_transform(saved_by, "gx.restore_into(saved_by)"), params)
-    decided = Matcher(new.nodes, saved.nodes, new.form).run()
+    made = [] if saved_by is None else _made_by(as_transform(saved_by, "gx.restore_into(saved_by)"), params)
+    saved = Reader([c for node in (*new.nodes, *made) for c in node.classes], {}, {}, learnt).read(
+        saved_state
+    )
+    if made:
+        _recognise(saved.nodes, {node.path: node for node in made})
+    matcher = Matcher(new.nodes, saved.nodes, new.form)
+    decided = matcher.run()
     if fresh is not None:
         _start_anew(new.nodes, decided, fresh)
+    matcher.settle(decided)
     report = [*_new_rows(new, saved, decided, leaves), *_dropped(new, saved, decided, shapes)]
     return treedef.unflatten(leaves), Restored(tuple(report))
 
 
 def _check(params: Any, saved: Any) -> None:
     who = "gx.restore_into(tx, params, saved_state)"
-    if any(
-        role is not roles.OTHER for _, node in nodes(params) for role in roles.roles_of(type(node)).values()
-    ):
-        raise TypeError(
-            say(f"{who}: params is a state", "the order is the transform, the parameters, the state")
-        )
+    if hasattr(params, "opt_state") and not isinstance(params, tuple):
+        raise TypeError(say(f"{who}: params is {kind(params)}, wanted parameters", "pass its params"))
     for name, value in (("params", params), ("saved_state", saved)):
         if isinstance(value, optax.GradientTransformation):
             raise TypeError(say(f"{who}: {name} is a transform", "the transform comes first"))
@@ -158,6 +161,10 @@ def _check(params: Any, saved: Any) -> None:
     if not isinstance(saved, tuple | list | Mapping) and not any(map(_is_number, jax.tree.leaves(saved))):
         raise TypeError(say(f"{who}: saved_state is {kind(saved)}, wanted a state"))
     ours, theirs = view(params).paths, view(saved).paths
+    if _has_roles(params) or _is_below(theirs, ours):
+        raise TypeError(
+            say(f"{who}: params is a state", "the order is the transform, the parameters, the state")
+        )
     if ours and ours == theirs and ours != ("",):
         raise ValueError(
             say(
@@ -167,17 +174,32 @@ def _check(params: Any, saved: Any) -> None:
         )
 
 
-def _recognise(saved: Sequence[Node], tx: GradientTransformation, params: Any) -> None:
-    """Tells the saved states of which link they are."""
+def _has_roles(params: Any) -> bool:
+    return any(
+        role is not roles.OTHER for _, node in nodes(params) for role in roles.roles_of(type(node)).values()
+    )
+
+
+def _is_below(paths: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether every path is the end of a longer one among the others, as parameters' paths are in a state."""
+    ends = {other[i + 1 :] for other in others for i, letter in enumerate(other) if letter == "/"}
+    return bool(paths) and paths != ("",) and ends.issuperset(paths)
+
+
+def _made_by(tx: GradientTransformation, params: Any) -> list[Node]:
+    """The states that a transform makes, without their numbers."""
     made = jax.eval_shape(tx.init, params)
-    known = links_of(tx.plan, tx.body.split(made, ""))
-    links = {node.path: (node.classes, node.link) for node in Reader((), known, {}, set()).read(made).nodes}
+    return Reader((), makers_of(tx.plan, tx.body.split(made, "")), {}, set()).read(made).nodes
+
+
+def _recognise(saved: Sequence[Node], made: Mapping[str, Node]) -> None:
+    """Tells the saved states who has made them."""
     for node in saved:
-        classes, link = links.get(node.path, ((), None))
-        if not set(classes) & set(node.classes):
+        known = made.get(node.path)
+        if known is None or not set(known.classes) & set(node.classes):
             fact = f"gx.restore_into(saved_by): it makes no {node.name} at {node.path or 'the root'} of saved_state"
             raise ValueError(say(fact, "pass the transform whose update gave this state, or leave it out"))
-        node.link = link
+        node.classes, node.maker = known.classes, known.maker
 
 
 def _is_number(x: Any) -> bool:
@@ -220,8 +242,8 @@ def _new_rows(
                     continue
                 origin, name, value = taken
                 leaves[number], note = _placed(value, leaves[number])
-                if origin.link is None and field.name in node.own:
-                    whose = f"if it is of {node.method}; else say saved_by="
+                if origin.maker is None and node.maker and field.name in node.maker.own:
+                    whose = f"if it is of {node.maker.method}; else say saved_by="
                     note = f"{note}, {whose}" if note else whose
                 source = join(origin.path, name)
                 rows.append(

@@ -533,6 +533,20 @@ def test_weights_that_differ_between_devices_are_refused() -> None:
         jax.shard_map(step, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P())(jnp.ones(8))
 
 
+def test_weights_of_models_that_differ_between_devices() -> None:
+    tx = gx.accumulate(gx.sgd(1.0), 2, weight="tokens")
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def run(params: Any, tokens: Any) -> Any:
+        state = tx.init(params)
+        _, state = tx.update(params, state, params, tokens=tokens[0])
+        return tx.update(3 * params, state, params, tokens=jnp.float32(1))[0]
+
+    spec = jax.P("model")
+    got = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec))(jnp.ones(8), jnp.arange(8.0))
+    np.testing.assert_allclose(got, -(np.arange(8) + 3) / (np.arange(8) + 1), rtol=1e-6)
+
+
 def test_what_is_refused_at_a_step() -> None:
     tx = gx.accumulate(gx.sgd(0.1), 2, weight="tokens")
     state = tx.init(jnp.zeros(2))

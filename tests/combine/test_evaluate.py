@@ -179,6 +179,24 @@ def test_nnx_states_are_taken_as_they_are():
     np.testing.assert_allclose(plain["w"], plain_average()["w"], rtol=3e-7)
 
 
+def test_groups_of_an_nnx_model():
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.w = nnx.Param(jnp.ones((2, 3)))
+            self.b = nnx.Param(jnp.zeros(3))
+
+    model = Model()
+    groups = gx.param_groups(
+        {"w": gx.average_params(gx.sgd(0.1), 0.5), "*": gx.average_params(gx.sgd(0.1), 0.9)}
+    )
+    optimizer = nnx.Optimizer(model, groups, wrt=nnx.Param)
+    for _ in range(4):
+        optimizer.update(model, gradient(nnx.state(model, nnx.Param)))
+    found = gx.eval_params(optimizer.opt_state, nnx.state(model, nnx.Param))
+    np.testing.assert_allclose(found["w"][...], plain_average()["w"], rtol=3e-7)
+    assert not np.array_equal(found["b"][...], model.b[...])
+
+
 class Weights(NamedTuple):
     w: Any
     b: Any

@@ -138,6 +138,15 @@ def test_a_typed_key_differs_from_part_to_part() -> None:
     np.testing.assert_array_equal(noise[1], jax.random.normal(jax.random.fold_in(key, 1), (2,)))
 
 
+def test_a_key_is_enough_to_cut() -> None:
+    def noise(w: Any, key: Any) -> Any:
+        return w * jax.random.normal(key, ())
+
+    _, grad = gx.accumulate_gradients(noise, 4)(jnp.array(1.0), jax.random.key(0))
+    parts = [jax.random.normal(jax.random.fold_in(jax.random.key(0), i), ()) for i in range(4)]
+    np.testing.assert_allclose(grad, np.mean(parts), rtol=1e-5)
+
+
 def test_a_typed_key_differs_from_device_to_device() -> None:
     def fn(p: Any, x: Any, key: Any) -> Any:
         noise = jax.random.normal(key, x.shape)

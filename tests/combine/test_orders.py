@@ -369,6 +369,17 @@ def test_what_optax_s_own_parts_do_in_an_order() -> None:
         lines = says(tx)
         assert len(lines) == 1
         assert lines[0].startswith(first)
+    for quiet in (
+        gx.chain(optax.zero_nans(), gx.accumulate(gx.sgd(0.1), 2)),
+        gx.chain(gx.accumulate(gx.sgd(0.1), 2), optax.contrib.reduce_on_plateau()),
+        gx.chain(optax.snapshot("name", lambda *a, **k: 0.0), gx.accumulate(gx.sgd(0.1), 2)),
+    ):
+        assert says(quiet) == []
+    odd = optax.GradientTransformation(
+        lambda params: ((), ()), lambda updates, state, params=None: (updates, state)
+    )
+    known = says(gx.chain(optax.chain(odd, optax.clip_by_global_norm(1.0)), gx.accumulate(gx.sgd(0.1), 2)))
+    assert known[0].startswith("WARNING: chain/clip_by_global_norm stands before sgd/accumulate")
     for tx in (
         optax.adamw(0.1),
         gx.accumulate(optax.adamw(0.1), 2),

@@ -10,6 +10,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 import gradxform as gx
+from gradxform._core.depends import depends
 
 #: In `make test-fast` the tests of the guard stand for those of all wrappers.
 pytestmark = pytest.mark.slow
@@ -210,6 +211,24 @@ def test_what_was_put_into_the_second_state_before_the_switch_stays() -> None:
     np.testing.assert_allclose(after.inner_state[0].mu, 0.9 * 3.0 + 0.1, rtol=1e-6)
     np.testing.assert_array_equal(average.average, params)
     assert step._cache_size() <= 1
+
+
+def test_what_of_init_depends_on_the_parameters() -> None:
+    def init(p: Any) -> Any:
+        zeros = jax.lax.optimization_barrier((p, jnp.zeros(2)))[1]
+        chosen = jax.lax.cond(True, lambda q: (jnp.ones(1), q), lambda q: (jnp.zeros(1), q + 1), p)
+        again = jax.checkpoint(lambda q: (jnp.zeros(1), q * 2))(p)
+        return {
+            "a": jax.device_put(jnp.zeros(1)),
+            "b": zeros,
+            "c": chosen,
+            "d": again,
+            "e": jnp.zeros_like(p),
+            "f": p,
+        }
+
+    want = {"a": False, "b": False, "c": (False, True), "d": (False, True), "e": False, "f": True}
+    assert depends(init, jnp.ones(2)) == jax.tree.leaves(want)
 
 
 def test_without_parameters_the_second_state_is_that_of_init() -> None:

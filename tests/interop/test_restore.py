@@ -644,20 +644,54 @@ def test_sums_and_norms_keep_their_unit() -> None:
     assert not any(
         map(np.any, jax.tree.leaves((state.inner_state.acc_grads, state.norms, state.inner_state.mini_step)))
     )
-    assert "a loss scale was put in or taken out" in str(report)
+    assert "it was of gradients with another loss scale" in str(report)
+    plain = flax.serialization.to_state_dict(saved)
+    for by in (None, scaled):
+        state, _ = gx.restore_into(
+            gx.guard(gx.accumulate(gx.sgd(1.0), 4), spike=6.0), PARAMS, plain, saved_by=by
+        )
+        assert not any(map(np.any, jax.tree.leaves((state.inner_state.acc_grads, state.norms))))
+    state, _ = gx.restore_into(scaled, PARAMS, saved, fresh="*loss_scale/*")
+    assert not any(map(np.any, jax.tree.leaves((state.inner_state.acc_grads, state.norms))))
+    assert equal(gx.restore_into(scaled, PARAMS, saved)[0], saved)
     outside = gx.loss_scale(gx.guard(gx.accumulate(gx.sgd(1.0), 4), spike=6.0))
     _, saved = train(outside, steps=2)  # here guard and window see gradients without the scale
     state, _ = gx.restore_into(gx.guard(gx.accumulate(gx.sgd(1.0), 4), spike=6.0), PARAMS, saved)
     assert equal(state, saved.inner_state)
 
 
+def _weighed(steps: int, tokens: float) -> Any:
+    tx = gx.accumulate(gx.sgd(1.0), 2, weight="tokens")
+    state = tx.init(PARAMS)
+    for _ in range(steps):
+        _, state = tx.update(PARAMS, state, PARAMS, tokens=tokens)
+    return state
+
+
 @pytest.mark.parametrize("done", [1, 2])
 def test_weights_are_not_put_into_an_open_window(done: int) -> None:
-    _, saved = train(gx.accumulate(gx.sgd(1.0), 2), steps=done)
-    state, report = gx.restore_into(gx.accumulate(gx.sgd(1.0), 2, weight="tokens"), PARAMS, saved)
-    assert int(state.mini_step) == 0
-    assert int(state.gradient_step) == done // 2
-    assert ("weights were put in or taken out in the middle" in str(report)) == (done == 1)
+    plain, weighs = gx.accumulate(gx.sgd(1.0), 2), gx.accumulate(gx.sgd(1.0), 2, weight="tokens")
+    _, unweighed = train(plain, steps=done)
+    cases = [
+        (plain, _weighed(done, 50.0), None),
+        (weighs, unweighed, plain),
+        (plain, _weighed(done, 1.0), weighs),
+    ]
+    for tx, saved, by in cases:
+        state, report = gx.restore_into(tx, PARAMS, saved, saved_by=by)
+        assert int(state.mini_step) == 0
+        assert int(state.gradient_step) == done // 2
+        assert ("weights were put in or taken out in the middle" in str(report)) == (done == 1)
+
+
+@pytest.mark.parametrize("tokens", [1.0, 3.0])
+def test_an_open_window_with_weights_goes_on(tokens: float) -> None:
+    tx, saved = gx.accumulate(gx.sgd(1.0), 2, weight="tokens"), _weighed(1, tokens)
+    for by in (None, tx):
+        assert equal(gx.restore_into(tx, PARAMS, saved, saved_by=by)[0], saved)
+    nested = gx.accumulate(tx, 2, weight="tokens")
+    _, saved = nested.update(PARAMS, nested.init(PARAMS), PARAMS, tokens=tokens)
+    assert equal(gx.restore_into(nested, PARAMS, saved)[0], saved)
 
 
 @pytest.mark.parametrize("saved_by", [gx.accumulate(gx.sgd(0.1), 2), optax.MultiSteps(gx.sgd(0.1), 2)])
@@ -674,3 +708,34 @@ def test_keys_with_slashes_are_not_mixed_up() -> None:
     params = {"a/b": jnp.zeros(2), "a": {"b": jnp.ones(2)}}
     with pytest.raises(ValueError, match="two leaves are called 'a/b'"):
         gx.restore_into(gx.adam(0.1), params, gx.adam(0.1).init(params))
+
+
+@pytest.mark.parametrize(
+    "old", [optax.adamax(1.0), optax.yogi(1.0), optax.chain(gx.scale_by_yogi(), optax.scale(-1.0))]
+)
+@pytest.mark.parametrize("new", [gx.adam(1.0), optax.adam(1.0)], ids=["ours", "optax"])
+def test_optax_s_methods_are_told_apart_too(old: Any, new: Any) -> None:
+    params = jnp.zeros(2)
+    saved = old.init(params)
+    for _ in range(20):
+        _, saved = old.update(jnp.full(2, 1e-2), saved, params)
+    state, _ = gx.restore_into(new, params, saved, saved_by=old)
+    updates, _ = new.update(jnp.full(2, 1e-2), state, params)
+    np.testing.assert_allclose(updates, -1.0, rtol=1e-3)
+    assert equal(gx.restore_into(old, params, saved, saved_by=old)[0], saved)
+
+
+def test_dictionaries_of_wrappers_are_recognised() -> None:
+    tx = gx.cautious(gx.adam(0.1))
+    _, saved = train(tx)
+    plain = flax.serialization.to_state_dict(saved)
+    assert equal(gx.restore_into(tx, PARAMS, plain, saved_by=tx)[0], saved)
+
+
+def test_other_ways_to_mix_up_the_arguments() -> None:
+    state = gx.adam(0.1).init(PARAMS)
+    with pytest.raises(TypeError, match="params is a state"):
+        gx.restore_into(gx.adam(0.1), flax.serialization.to_state_dict(state), PARAMS)
+    ts = TrainState.create(apply_fn=None, params=PARAMS, tx=gx.adamw(1e-2))
+    with pytest.raises(TypeError, match="pass its params"):
+        gx.restore_into(gx.adam(0.1), ts, state)
