@@ -2,6 +2,7 @@
 
 # Ground
 from . import build as build
+from . import lowbit as lowbit
 from ._combine.accumulate import accumulate as accumulate
 from ._combine.average import average_params as average_params
 from ._combine.cautious import cautious as cautious

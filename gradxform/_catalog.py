@@ -58,7 +58,7 @@ class Entry:
 
     def presets(self) -> dict[str, Any]:
         """The example under each name that `like=` knows."""
-        return {name: self.factory.call(**self.factory.sample, like=name) for name in self.factory.presets}
+        return {name: self.factory.call(**self.factory.samples(), like=name) for name in self.factory.presets}
 
     @property
     def summary(self) -> str:

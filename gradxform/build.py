@@ -20,7 +20,7 @@ from ._core.numerics import (
     stochastic_round as stochastic_round,
     two_float as two_float,
 )
-from ._core.plan import Executor as Executor, Slot as Slot
+from ._core.plan import Executor as Executor
 from ._core.reduce import reduce_leaves as reduce_leaves
 from ._core.roles import (
     Accumulator as Accumulator,

@@ -28,7 +28,7 @@ from .._core.errors import (
     short,
 )
 from .._core.factory import factory
-from .._core.nested import Inner, NestedBody, no_updates, run_if
+from .._core.nested import Inner, NestedBody, run_if
 from .._core.numerics import compute_dtype, next_count, real_dtype, widen
 from .._core.roles import Accumulator, Count, Reading
 from .._core.scalars import is_schedule, resolve
@@ -112,7 +112,8 @@ class AccumulateBody(NestedBody):
             return new, inner_state, gather([_zeros(a) for a in stored], state.acc_grads, rows)
 
         def idle() -> Any:
-            return no_updates(updates, params), state.inner_state, gather(sums(), state.acc_grads, rows)
+            none = inner.none(updates, state.inner_state, params, extra)
+            return none, state.inner_state, gather(sums(), state.acc_grads, rows)
 
         new, inner_state, acc_grads = run_if(emits, emit, idle)
         return new, AccumulateState(
@@ -142,7 +143,11 @@ class AccumulateBody(NestedBody):
             new, inner_state = emit()
         else:
             emits = weight > 0
-            new, inner_state = run_if(emits, emit, lambda: (no_updates(updates, params), state.inner_state))
+
+            def none() -> Any:
+                return inner.none(updates, state.inner_state, params, extra), state.inner_state
+
+            new, inner_state = run_if(emits, emit, none)
             count = jnp.where(emits, count, state.gradient_step)
         return new, state._replace(gradient_step=count, inner_state=inner_state)
 

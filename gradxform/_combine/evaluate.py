@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import ScheduleFreeState
 
-from .._core.errors import describe_array, kind, leaf, say, short
+from .._core.errors import kind, say, short
 from .._core.numerics import cast, compute_dtype
-from .._core.states import boxed, nodes, unboxed
-from .._core.tree import View, is_absent, is_box, is_inexact, listed, spread, view
+from .._core.states import beside, nodes, unboxed
+from .._core.tree import is_absent, view
 from .average import ParamAverageState
 
 _KNOWN = "average_params, optax.contrib.schedule_free, optax.lookahead"
@@ -107,7 +107,7 @@ def _averaged(node: ParamAverageState, params: Any) -> Any:
         # A copy: the state, and the average in it, is donated to the next step.
         return jnp.array(m, copy=True) if m.dtype == p.dtype else cast(jnp.asarray(m), p.dtype)
 
-    return _each(one, params, node.average, "average")
+    return beside("gx.eval_params", one, params, node.average, "average")
 
 
 def _schedule_free(node: ScheduleFreeState, params: Any) -> Any:
@@ -120,41 +120,4 @@ def _schedule_free(node: ScheduleFreeState, params: Any) -> Any:
         decay = b1.astype(dtype).reshape(b1.shape + (1,) * (base.ndim - b1.ndim))
         return cast(base + (wide - base) / jnp.broadcast_to(decay, base.shape), y.dtype)
 
-    return _each(one, params, node.z, "z")
-
-
-def _each(fn: Any, params: Any, second: Any, name: str) -> Any:
-    """`fn(p, second)` on every leaf that has a second value, in the place of `p`."""
-    boxes, treedef = jax.tree.flatten(params, is_leaf=lambda x: is_absent(x) or is_box(x))
-    bare = unboxed(params)
-    rows = view(bare)
-    if len(boxes) != len(rows.places):  # a box with several arrays or none
-        boxes, treedef = rows.places, rows.treedef
-    made: list[Any] = []
-    for path, box, p, m in zip(
-        rows.paths, boxes, rows.places, _aligned(rows, unboxed(second), name), strict=True
-    ):
-        if is_absent(p) or is_absent(m) or not is_inexact(p):
-            made.append(box)
-            continue
-        p = p if hasattr(p, "dtype") else jnp.asarray(p)
-        if jnp.shape(m) != p.shape:
-            fact = f"gx.eval_params: {leaf(path)} is {describe_array(p)}, its {name} in the state {describe_array(m)}"
-            raise ValueError(say(fact, "pass the parameters that belong to this state"))
-        made.append(boxed(fn(p, m), box))
-    return treedef.unflatten(made)
-
-
-def _aligned(rows: View, second: Any, name: str) -> list[Any]:
-    """The second value of every place of `rows`: by position, or by path where the containers differ."""
-    try:
-        return spread(second, rows)
-    except (ValueError, TypeError):
-        theirs = view(second)
-        known = dict(zip(theirs.paths, theirs.places, strict=True))
-        hidden = [path for path, place in known.items() if is_absent(place)]
-    missing = [p for p in rows.paths if p not in known and not any(p.startswith(f"{h}/") for h in hidden)]
-    if missing or len(known) != len(theirs.paths):
-        fact = f"gx.eval_params: the {name} in the state has no {listed(missing)} of the parameters"
-        raise ValueError(say(fact, "pass the parameters that belong to this state"))
-    return [known.get(path) for path in rows.paths]
+    return beside("gx.eval_params", one, params, node.z, "z")

@@ -19,7 +19,7 @@ import numpy as np
 from .._core import compat, observe
 from .._core.errors import check_flag, check_integer, check_number, say, short
 from .._core.factory import factory
-from .._core.nested import Inner, NestedBody, choose, no_updates, run_if, squared_norm
+from .._core.nested import Inner, NestedBody, choose, run_if, squared_norm
 from .._core.roles import Reading, declare_unit
 from .._core.states import nodes, unboxed
 from .._core.transform import GradientTransformation, as_transform, wrap
@@ -108,7 +108,7 @@ class GuardBody(NestedBody):
             return inner(updates, state, params, extra)
 
         def none() -> Any:
-            return no_updates(updates, params)
+            return inner.none(updates, state, params, extra)
 
         if not (self.nonfinite and self.check_updates):
             return *run_if(good, run, lambda: (none(), state)), good

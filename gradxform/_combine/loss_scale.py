@@ -16,7 +16,7 @@ import numpy as np
 
 from .._core.errors import check_integer, check_number, concrete, say
 from .._core.factory import factory
-from .._core.nested import Inner, NestedBody, no_updates, run_if, squared_norm
+from .._core.nested import Inner, NestedBody, run_if, squared_norm
 from .._core.numerics import compute_dtype, next_count, real_dtype
 from .._core.roles import Reading, declare_unit
 from .._core.states import nodes, unboxed
@@ -66,7 +66,10 @@ class LossScaleBody(NestedBody):
             true = inner.suited(tree_map(lambda g: _divided(g, state.scale), updates), params, updates)
             return inner(true, state.inner_state, params, extra)
 
-        new, inner_state = run_if(finite, run, lambda: (no_updates(updates, params), state.inner_state))
+        def none() -> Any:
+            return inner.none(updates, state.inner_state, params, extra), state.inner_state
+
+        new, inner_state = run_if(finite, run, none)
         good_steps = jnp.where(finite, state.good_steps + np.int32(1), np.int32(0))
         grows = good_steps >= self.growth_interval
         factor, low, high = (jnp.asarray(x).astype(jnp.float32) for x in (self.factor, self.low, self.high))

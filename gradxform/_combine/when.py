@@ -14,7 +14,7 @@ import numpy as np
 from .._core.depends import depends
 from .._core.errors import check_integer, check_schedule, describe_array, kind, say, short
 from .._core.factory import factory
-from .._core.nested import EitherBody, Inner, NestedBody, no_updates, run_if
+from .._core.nested import EitherBody, Inner, NestedBody, exact_link, run_if
 from .._core.numerics import cast, next_count
 from .._core.roles import Count
 from .._core.scalars import is_schedule, resolve
@@ -51,7 +51,7 @@ class ApplyWhenBody(NestedBody):
         self, inner: Inner, updates: Any, state: ApplyWhenState, params: Any, extra: Mapping[str, Any]
     ) -> tuple[Any, ApplyWhenState]:
         def idle() -> Any:
-            none = no_updates(updates, params)
+            none = inner.none(updates, state.inner_state, params, extra)
             rest = tree_map(_passed, none, updates) if self.passes else none
             return rest, state.inner_state
 
@@ -177,7 +177,8 @@ class SwitchAtBody(EitherBody):
             return new, state.before, inner_state
 
         def idle() -> Any:
-            return no_updates(updates, params), state.before, state.after
+            exact, held = (after, state.after) if exact_link(after.plan) else (before, state.before)
+            return exact.none(updates, held, params, extra), state.before, state.after
 
         new, old, young = run_if(state.count < self.at, first, second, like=idle)
         return new, SwitchAtState(next_count(state.count), old, young)

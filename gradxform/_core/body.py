@@ -84,7 +84,7 @@ class _Pair:
     """Runs an `update` function as a whole-tree link."""
 
     plan = None
-    skips, alters = "", False
+    skips, alters, exact = "", False, False
     fields: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
 

@@ -22,6 +22,7 @@ ORDER = "the call is tx.update(updates, state, params)"
 REMEDY = "was this state made by tx.init with these parameters?"
 WITHOUT = "one that was saved without this wrapper goes through gx.restore_into(tx, params, state)"
 FIRST = "call state = tx.init(params) once and carry it from step to step"
+EXACT = "are made for the sum with the parameters and with nothing else"
 EQUAL = "shapes must be equal, nothing is broadcast"
 CARRIED = (
     "integers are carried, never updated: give it the gradient None (or float0), or leave it out with gx.masked or "
@@ -137,6 +138,13 @@ def check_result(
         )
 
 
+def check_exact(link: Link, path: str, exact: str) -> None:
+    """Refuses a link that changes updates which another one, `exact`, has made for one sum."""
+    if exact:
+        fact = f"{link.address}: changes the update of {leaf(path)} behind {exact}, whose updates {EXACT}"
+        raise ValueError(say(fact, "put it inside"))
+
+
 def check_state_class(rule_state: type, state: Any, address: str, remedy: str = "") -> Any:
     """The link's state if its class is right; an empty one may come back from a checkpoint as None, `()` or `{}`."""
     fields: Sequence[str] = getattr(rule_state, "_fields", ())
@@ -222,12 +230,13 @@ def check_slot(
     """One parameter-shaped field of a link's state as rows, held against the updates."""
     try:
         stored = spread(tree, rows)
-        if plain and not jax.tree_util.all_leaves([s for s in stored if not is_absent(s)]):
+        forms = [s if is_absent(s) else link.executor.form(s) for s in stored]
+        if plain and not jax.tree_util.all_leaves([s for s in forms if not is_absent(s)]):
             raise ValueError("a branch in the place of an array")
     except (ValueError, TypeError):
         problem = difference(rows, view(tree), "the updates", f"the state's {name}") or "they differ"
         raise ValueError(say(f"{link.address}: {problem}", REMEDY)) from None
-    for path, u, s, take in zip(rows.paths, rows.places, stored, chosen, strict=True):
+    for path, u, s, take in zip(rows.paths, rows.places, forms, chosen, strict=True):
         if not take or is_float0(u):
             continue
         if is_absent(s):

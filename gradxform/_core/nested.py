@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from . import compat, door, observe
+from .errors import say
 from .numerics import abs_sq, cast, compute_dtype, real_dtype, widen
 from .plan import Body, Lowering, Plan, Route
 from .reduce import axes_of, reduce_leaves
@@ -35,11 +36,17 @@ class NestedBody(Body):
     skips: str = ""
     #: Whether it changes the updates of what is inside.
     alters: bool = False
+    #: Whether its updates are differences that `apply_updates` shall complete to the last bit: they keep their dtype,
+    #: float32 also for 16-bit parameters, and nothing may change them on the way.
+    exact: bool = False
 
     def __init__(self, inner: GradientTransformation, state: type) -> None:
         self.inner, self.state = inner, state
         self.label = inner.label
         self.rate, self.uncoupled = inner.body.rate, inner.body.uncoupled
+        if self.alters and (whole := exact_link(inner.plan)):
+            fact = f"gx.{self.call}(tx): it changes the updates of {whole}, which {door.EXACT}"
+            raise ValueError(say(fact, f"put gx.{self.call} inside"))
 
     # What a wrapper defines -------------------------------------------------------------------------------------
 
@@ -77,12 +84,17 @@ class NestedBody(Body):
         return tuple(dict.fromkeys((*self.needs, *whole.plan.needs)))
 
     def split(self, state: Any, address: str) -> list[Any]:
-        who = self.call if address in ("", f"gx.{self.call}") else f"{address}/{self.call}"
+        who = self.call if address.rpartition(".")[2] in ("", self.call) else f"{address}/{self.call}"
         return [door.check_state_class(self.state, state, who, door.WITHOUT)]
 
     def join(self, state: Any, parts: list[Any]) -> Any:
         del state
         return parts.pop(0)
+
+
+def exact_link(plan: Plan) -> str:
+    """The address of the first link whose updates keep their dtype; empty if there is none."""
+    return next((link.address for link in plan.links if link.whole is not None and link.whole.exact), "")
 
 
 class Inner:
@@ -112,6 +124,14 @@ class Inner:
         plan = self.plan if body is None else self.of(body)
         observe.also(plan, self.plan)
         return run(body or self.body, updates, state, params, extra, self.address, plan)
+
+    def none(self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> Any:
+        """Updates of zero, of the dtypes that a step of the transform inside would give."""
+        if not exact_link(self.plan):
+            return no_updates(updates, params)
+        with observe.unwatched():
+            like, _ = jax.eval_shape(lambda: self(updates, state, params, extra))
+        return no_updates(updates, like)
 
     def suited(self, updates: Any, params: Any, like: Any) -> Any:
         """Updates computed in float32 as the transform inside expects them; `like` are those that came from outside.
@@ -187,6 +207,10 @@ class _Wrapper:
     @property
     def asks(self) -> tuple[str, ...]:
         return tuple(self.body.needs)
+
+    @property
+    def exact(self) -> bool:
+        return self.body.exact or exact_link(self.plan) != ""
 
     def alternatives(self, state: Any) -> list[tuple[Plan, list[Any]]]:
         """The plan of each transform inside, with the states of its links."""

@@ -17,44 +17,52 @@ from typing import Any, Protocol
 import jax
 
 from .numerics import cast
-from .roles import Role
 from .rule import Rule
 from .tree import is_absent
 
 
-@dataclass(frozen=True)
-class Slot:
-    """Which stored array an executor is looking at: `adam/mu/block_0/kernel`."""
-
-    link: str
-    field: str
-    role: Role
-    path: str
-
-
 class Executor:
-    """How a state is stored. The plain one keeps the dtype; low-bit, guards and ZeRO put their own in front of it.
+    """How the slots of a leaf are stored: as arrays. Low-bit and ZeRO put their own in its place.
 
-    `shared` holds the scalars of this step by the address of the link that computed them, so that a guard can select
-    between the old and the new by a flag that its own link has reduced, inside the same pass.
+    The slots of one leaf come together, by field, so that one may be stored in terms of another.
     """
 
-    def decode(self, slot: Slot, stored: Any, dtype: Any, shared: Mapping[str, Any]) -> Any:
-        """The stored form as an array in the compute dtype."""
-        del slot, shared
-        return cast(stored, dtype)
+    def decode(self, stored: Mapping[str, Any], dtypes: Mapping[str, Any]) -> dict[str, Any]:
+        """The stored forms as arrays in the compute dtypes."""
+        return {name: cast(x, dtypes[name]) for name, x in stored.items()}
 
-    def encode(self, slot: Slot, new: Any, stored: Any, shared: Mapping[str, Any]) -> Any:
-        """The stored form of a new value; `stored` is the old one, whose shape and dtype it keeps.
+    def encode(self, new: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The stored forms of those slots that are new; `stored` are the old ones, all of them."""
+        return {name: kept(x, stored[name]) for name, x in new.items()}
 
-        The count and other scalar fields come through here too, with an empty path.
+    def enclosed(
+        self, work: Any, u: Any, stored: dict[str, Any], last: Any
+    ) -> tuple[Any, dict[str, Any], Any]:
+        """`work(u, stored)`, the step of one leaf from stored slots to stored slots, and what the next leaf waits for.
+
+        An executor may set it apart, and let it wait for `last`, which the leaf before has given.
         """
-        del slot, shared
-        if new.dtype == stored.dtype:  # a slot that is its gradient may have a weak type
-            return (
-                jax.lax.convert_element_type(new, stored.dtype) if getattr(new, "weak_type", False) else new
-            )
-        return cast(new, stored.dtype)
+        return *work(u, stored), last
+
+    def form(self, stored: Any) -> Any:
+        """What has the shape and the dtype of the array that is stored."""
+        return stored
+
+    def opened(self, state: Any) -> Any:
+        """The state of somebody's pair of functions, with arrays in the place of what is stored."""
+        return state
+
+    def closed(self, new: Any, old: Any) -> Any:
+        """The inverse of `opened`; `old` is what is stored now."""
+        del old
+        return new
+
+
+def kept(new: Any, old: Any) -> Any:
+    """A new value with the dtype of the old one, saturating; strong, though a slot that is its gradient may be weak."""
+    if new.dtype == old.dtype:
+        return jax.lax.convert_element_type(new, old.dtype) if getattr(new, "weak_type", False) else new
+    return cast(new, old.dtype)
 
 
 PLAIN = Executor()
@@ -96,6 +104,11 @@ class Whole(Protocol):
     @property
     def alters(self) -> bool:
         """Whether it is a wrapper that changes the updates of what is inside."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether its updates, or those of something inside, are made for one sum, see `NestedBody`."""
         ...
 
     def update(self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]: ...

@@ -280,19 +280,18 @@ class Running:
         for name, value in fields.items():
             self.fields[name] = jnp.asarray(value).astype(self.fields[name].dtype)
 
-    def end(self, nest: Callable[[list[Any], Any], Any], encode: Callable[[str, Any, Any], Any]) -> Any:
-        """The new state; `nest(places, old)` makes a slot's tree, `encode(name, new, old)` stores the scalar fields."""
+    def end(self, nest: Callable[[list[Any], Any], Any], keep: Callable[[Any, Any], Any]) -> Any:
+        """The new state; `nest(places, old)` makes a slot's tree, `keep(new, old)` stores the scalar fields."""
         rule = self.rule
         if not rule.roles and not rule.scheduled:
             return self.state
         made: dict[str, Any] = {
-            name: encode(name, value, jnp.asarray(getattr(self.inner, name)))
-            for name, value in self.fields.items()
+            name: keep(value, jnp.asarray(getattr(self.inner, name))) for name, value in self.fields.items()
         }
         made.update({name: nest(places, getattr(self.inner, name)) for name, places in self.slots.items()})
         if self.count is not None:
             old = jnp.asarray(self.count)
-            count = encode("count" if rule.scheduled else str(rule.count_field), next_count(old), old)
+            count = keep(next_count(old), old)
             if rule.scheduled:
                 return Scheduled(count, rule.state(**made) if rule.roles else self.inner)
             made[str(rule.count_field)] = count

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from . import compat, door, observe, roles
 from .numerics import canonical, cast, compute_dtype, real_dtype, widen
-from .plan import PLAIN, Body, Link, Plan, Segment, Slot, selected
+from .plan import Body, Link, Plan, Segment, kept, selected
 from .reduce import axes_of, reduce_leaves
 from .rule import Leaf, Rule, Running, Stage, stack_depth
 from .scalars import at_dtype
@@ -64,6 +64,8 @@ class _Step:
         self.has_params = ps is not None
         self.touched = [False] * len(self.us)
         self.out = [_out_dtype(u, p) for u, p in zip(self.us, self.ps, strict=True)]
+        #: The link whose updates of this leaf are made for one sum, so that none behind it may change them.
+        self.exact = [""] * len(self.us)
         self.dtypes = [_work_dtype(u, p) for u, p in zip(self.us, self.ps, strict=True)]
         widest = compute_dtype(*(dtype for dtype in self.dtypes if dtype is not None))
         self.dtype = real_dtype(widest)
@@ -71,7 +73,8 @@ class _Step:
         self.tree, self.kinds = tree, self.us[:] if ps is None else ps
         self.chosen = [selected(link, tree, rows.paths, self.kinds, cache) for link in plan.links]
         self.states = parts
-        self.shared: dict[str, Any] = {}
+        #: For executors that work one leaf after the other: what the next one waits for.
+        self.last: Any = None
         self.running = [self._start(i, link) for i, link in enumerate(plan.links)]
         self.watches = observe.watches(plan, rows, self.dtype)
 
@@ -93,7 +96,7 @@ class _Step:
                 getattr(inner, name),
                 self.rows,
                 chosen,
-                link.executor is PLAIN and name not in link.rule.init,
+                name not in link.rule.init,
             )
             for name in link.rule.slots
         }
@@ -114,7 +117,6 @@ class _Step:
                 continue
             sums = self._reduce(number, stage, running) if stage.reduce is not None else None
             running.scalars(stage, sums, self.extra, self.dtype)
-            self.shared[self.plan.links[number].address] = running.k
         for row in range(len(self.us)):
             entries = [
                 (n, i)
@@ -140,16 +142,20 @@ class _Step:
         p = self.ps[row]
         return None if is_absent(p) or not is_inexact(p) else widen(jnp.asarray(p), self.dtypes[row])
 
-    def _slots(self, number: int, row: int) -> SimpleNamespace:
+    def _slots(self, number: int, row: int, stored: Mapping[str, Any] | None = None) -> SimpleNamespace:
+        """The slots of a leaf as arrays; of `stored`, if they are not to be those of the state."""
         link, running = self.plan.links[number], self.running[number]
-        found: dict[str, Any] = {}
-        for name, stored in (running.slots if running else {}).items():
-            role = link.rule.roles[name] if link.rule else roles.OTHER
-            dtype = self.dtypes[row]
-            wanted = real_dtype(dtype) if role is roles.SECOND_MOMENT else dtype
-            slot = Slot(link.address, name, role, self.rows.paths[row])
-            found[name] = link.executor.decode(slot, stored[row], wanted, self.shared)
-        return SimpleNamespace(**found)
+        if running is None or not running.slots:
+            return SimpleNamespace()
+        stored = self._stored(running, row) if stored is None else stored
+        dtypes: dict[str, Any] = {}
+        for name in stored:
+            squares = running.rule.roles[name] is roles.SECOND_MOMENT
+            dtypes[name] = real_dtype(self.dtypes[row]) if squares else self.dtypes[row]
+        return SimpleNamespace(**link.executor.decode(stored, dtypes))
+
+    def _stored(self, running: Running, row: int) -> dict[str, Any]:
+        return {name: rows[row] for name, rows in running.slots.items()}
 
     def _info(self, number: int, row: int) -> tuple[Leaf, int]:
         """What a rule may know of a leaf, and the number of its leading stack axes."""
@@ -192,15 +198,22 @@ class _Step:
         u = jnp.asarray(self.us[row]) if all(rule and rule.any_dtype for rule in rules) else self._value(row)
         real = real_dtype(dtype)
         for number, i in entries:
-            running, link = self.running[number], self.plan.links[number]
+            running = self.running[number]
             if running is None:
                 continue
             k = scaled.get((number, real))
             if k is None:
                 k = scaled[number, real] = _at(running.k, real)
-            leaf, depth = self._info(number, row)
-            s = self._slots(number, row)
-            before = u
+            u = self._stage_of(row, number, i, running, u, p, k)
+        self.us[row], self.touched[row] = u, True
+
+    def _stage_of(self, row: int, number: int, i: int, running: Running, u: Any, p: Any, k: Any) -> Any:
+        """One stage of one link on one leaf: its update, and its slots written."""
+        link, dtype = self.plan.links[number], self.dtypes[row]
+        leaf, depth = self._info(number, row)
+
+        def work(u: Any, stored: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+            s, before = self._slots(number, row, stored), u
             try:
                 with _promotion(dtype):
                     u, new = _call(running.rule.stages[i].step, u, s, p, k, leaf, depth)
@@ -210,13 +223,20 @@ class _Step:
                 )
                 raise
             door.check_result(link, leaf.path, self.us[row], u, new, running.slots)
+            if u is not before:
+                door.check_exact(link, leaf.path, self.exact[row])
             for watch in self.watches:
                 watch.stage(number, i, row, before, u, s)
-            for name, value in new.items():
-                stored = running.slots[name]
-                slot = Slot(link.address, name, running.rule.roles[name], leaf.path)
-                stored[row] = link.executor.encode(slot, value, stored[row], self.shared)
-        self.us[row], self.touched[row] = u, True
+            return u, link.executor.encode(new, stored) if new else {}
+
+        stored = self._stored(running, row)
+        if self.watches:  # what they see cannot leave an enclosure
+            u, made = work(u, stored)
+        else:
+            u, made, self.last = link.executor.enclosed(work, u, stored, self.last)
+        for name, value in made.items():
+            running.slots[name][row] = value
+        return u
 
     def _whole(self, number: int) -> None:
         """Hands the whole tree to a transform that is not made of rules."""
@@ -224,22 +244,31 @@ class _Step:
         if link.whole is None:
             return
         masked = bool(link.selectors)
-        now = [_leave(u, self.out[i]) if self.touched[i] else u for i, u in enumerate(self.us)]
+        # A wrapper that works in float32 for any parameter is given what the links before it have made in float32.
+        # Somebody's functions expect the parameter's dtype; ours take what is more exact.
+        given = [self.touched[i] and link.foreign for i in range(len(self.us))]
+        now = [_leave(u, self.out[i]) if given[i] else u for i, u in enumerate(self.us)]
         unflatten = self.rows.treedef.unflatten
         us = self._hide(link, unflatten(now))
         params = self._hide(link, unflatten(self.ps)) if self.has_params else None
         extra = self._hidden_extra(link) if link.mask_extra else self.extra
-        old = self.states[number]
+        stored = self.states[number]
+        old = link.executor.opened(stored) if link.foreign else stored
         try:
-            got, self.states[number] = link.whole.update(us, old, params, extra)
+            got, fresh = link.whole.update(us, old, params, extra)
         except Exception as problem:
             problem.add_note(f"while the link {link.address} ran")
             raise
+        self.states[number] = link.executor.closed(fresh, stored) if link.foreign else fresh
         new = spread(got, self.rows)
         for watch in self.watches:
             watch.whole(number, now, new, chosen, old)
         for row, value in enumerate(new):
             if (chosen[row] or not masked) and not is_absent(value):
+                if value is not now[row]:
+                    door.check_exact(link, self.rows.paths[row], self.exact[row])
+                if link.whole.exact and self.out[row] not in (None, value.dtype):
+                    self.exact[row], self.out[row] = link.address, value.dtype
                 self.us[row], self.touched[row] = value, True
 
     def _hide(self, link: Link, tree: Any) -> Any:
@@ -265,16 +294,12 @@ class _Step:
 
     def parts(self) -> list[Any]:
         return [
-            state if running is None else self._end(link, running)
-            for link, running, state in zip(self.plan.links, self.running, self.states, strict=True)
+            state if running is None else self._end(running)
+            for running, state in zip(self.running, self.states, strict=True)
         ]
 
-    def _end(self, link: Link, running: Running) -> Any:
-        def encode(name: str, new: Any, old: Any) -> Any:
-            role = running.rule.roles.get(name, roles.COUNT)
-            return link.executor.encode(Slot(link.address, name, role, ""), new, old, self.shared)
-
-        return running.end(lambda places, old: gather(places, old, self.rows), encode)
+    def _end(self, running: Running) -> Any:
+        return running.end(lambda places, old: gather(places, old, self.rows), kept)
 
 
 def _workable(u: Any, rule: Rule) -> bool:

@@ -25,6 +25,13 @@ _JSON_VERSION = 1
 INTERNAL = ("unnamed", "foreign")
 
 
+@dataclass(frozen=True)
+class Example:
+    """The example of another factory, for the sample of one that may not import it."""
+
+    of: str
+
+
 @dataclass(frozen=True, eq=False)
 class Factory:
     """A registered function that makes transforms, schedules or masks.
@@ -41,9 +48,13 @@ class Factory:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     sample: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
+    def samples(self) -> dict[str, Any]:
+        """The values of `sample`, an `Example` made."""
+        return {n: _REGISTRY[x.of].example() if isinstance(x, Example) else x for n, x in self.sample.items()}
+
     def example(self) -> Any:
         """What it makes of its defaults, and of its sample for what has none."""
-        given = {name: self.sample[name] for name in self.signature.parameters if name in self.sample}
+        given = {name: x for name, x in self.samples().items() if name in self.signature.parameters}
         bound = inspect.BoundArguments(self.signature, given)  # type: ignore[arg-type]
         return self.call(*bound.args, **bound.kwargs)
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from .errors import describe_array, leaf, say
 from .roles import roles_of
-from .tree import is_absent, is_box
+from .tree import View, is_absent, is_box, is_inexact, listed, spread, view
 
 #: What can be done with every node: (address, node) -> new node, or the same.
 Change = Callable[[str, Any], Any]
@@ -82,3 +84,42 @@ def _with(state: Any, new: Mapping[Any, Any]) -> Any:
     if isinstance(state, tuple | list):
         return type(state)(new[i] for i in range(len(state)))
     return type(state)(new)
+
+
+def beside(who: str, fn: Any, params: Any, second: Any, name: str) -> Any:
+    """The parameters with `fn(p, second)` in the place of every floating one that has a second value in the state.
+
+    `second` is the per-parameter field `name` of a state, boxed or bare; `who` asks, for messages.
+    """
+    boxes, treedef = jax.tree.flatten(params, is_leaf=lambda x: is_absent(x) or is_box(x))
+    bare = unboxed(params)
+    rows = view(bare)
+    if len(boxes) != len(rows.places):  # a box with several arrays or none
+        boxes, treedef = rows.places, rows.treedef
+    made: list[Any] = []
+    theirs = _aligned(who, rows, unboxed(second), name)
+    for path, box, p, m in zip(rows.paths, boxes, rows.places, theirs, strict=True):
+        if is_absent(p) or is_absent(m) or is_box(m) or not is_inexact(p):  # a box that is left has no array
+            made.append(box)
+            continue
+        p = p if hasattr(p, "dtype") else jnp.asarray(p)
+        if jnp.shape(m) != p.shape:
+            fact = f"{who}: {leaf(path)} is {describe_array(p)}, its {name} in the state {describe_array(m)}"
+            raise ValueError(say(fact, "pass the parameters that belong to this state"))
+        made.append(boxed(fn(p, m), box))
+    return treedef.unflatten(made)
+
+
+def _aligned(who: str, rows: View, second: Any, name: str) -> list[Any]:
+    """The second value of every place of `rows`: by position, or by path where the containers differ."""
+    try:
+        return spread(second, rows)
+    except (ValueError, TypeError):
+        theirs = view(second)
+        known = dict(zip(theirs.paths, theirs.places, strict=True))
+        hidden = [path for path, place in known.items() if is_absent(place)]
+    missing = [p for p in rows.paths if p not in known and not any(p.startswith(f"{h}/") for h in hidden)]
+    if missing or len(known) != len(theirs.paths):
+        fact = f"{who}: the {name} in the state has no {listed(missing)} of the parameters"
+        raise ValueError(say(fact, "pass the parameters that belong to this state"))
+    return [known.get(path) for path in rows.paths]

@@ -298,12 +298,14 @@ def test_the_executor_hook_sees_every_slot_and_the_rule_does_not_see_it():
     seen = set()
 
     class Halved(Executor):
-        def decode(self, slot, stored, dtype, shared):
-            seen.add(f"{slot.link}/{slot.field}/{slot.path}:{slot.role.name}")
-            return super().decode(slot, stored, dtype, shared) * (2.0 if slot.field == "mu" else 1.0)
+        def decode(self, stored, dtypes):
+            seen.add(tuple(stored))
+            got = super().decode(stored, dtypes)
+            return {**got, "mu": got["mu"] * 2.0}
 
-        def encode(self, slot, new, stored, shared):
-            return super().encode(slot, new * 0.5 if slot.field == "mu" else new, stored, shared)
+        def encode(self, new, stored):
+            assert set(new) == set(stored)
+            return super().encode({**new, "mu": new["mu"] * 0.5}, stored)
 
     plain = gx.chain(gx.scale_by_adam(), gx.scale_by_learning_rate(0.1))
     body = plain.body
@@ -319,49 +321,7 @@ def test_the_executor_hook_sees_every_slot_and_the_rule_does_not_see_it():
     assert_close(mine, other)
     for name in params:
         np.testing.assert_allclose(2 * state[0].mu[name], want[0].mu[name], rtol=1e-6)
-    assert "adam/mu/w:moment" in seen
-    assert "adam/nu/s:second moment" in seen
-
-
-def test_an_executor_can_freeze_a_state_by_a_scalar_that_a_link_has_reduced():
-    """What a guard will need: the flag is computed once, and slots and counts are selected inside the same pass."""
-    from dataclasses import replace
-
-    from gradxform._core.plan import Executor
-    from gradxform._core.transform import wrap
-
-    class Select(Executor):
-        def encode(self, slot, new, stored, shared):
-            return jnp.where(shared["finite"]["ok"], super().encode(slot, new, stored, shared), stored)
-
-    @build.factory
-    def finite():
-        def reduce(g, s, p, k, leaf):
-            return jnp.sum(jnp.where(jnp.isfinite(g), np.float32(0), np.float32(1)))
-
-        def step(g, s, p, k, leaf):
-            return jnp.where(k.ok, g, np.float32(0))
-
-        return build.treewise(step, reduce=reduce, once=lambda c: {"ok": c.sums == 0})
-
-    chained = gx.chain(finite(), gx.scale_by_adam())
-    body = chained.body
-
-    class Guarded(type(body)):
-        def lower(self, lowering, route):
-            return route.after(super().lower(lowering, replace(route, executor=Select())))
-
-    tx = wrap(Guarded(body.links, body.names, named=False))
-    assert len(tx.plan.segments) == 1
-    good, bad = tree(1), jax.tree.map(lambda x: x * np.float32(np.nan), tree(1))
-    update = jax.jit(tx.update)
-    _, before = update(good, tx.init(good))
-    _, after = update(bad, before)
-    assert int(after[1].count) == 1
-    for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        np.testing.assert_array_equal(x, y)
-    _, resumed = update(good, after)
-    assert int(resumed[1].count) == 2
+    assert seen == {("mu", "nu")}
 
 
 class Averaged(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks import wrappers
+from benchmarks import lowbit, wrappers
 
 
 def test_what_is_compared_is_there() -> None:
@@ -32,3 +32,11 @@ def test_the_quick_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert max(case["largest_difference"].values()) < 1e-5
     printed = capsys.readouterr().out
     assert all(pair in printed for pair in case["ratios"])
+
+
+@pytest.mark.slow
+def test_the_table_of_low_bit_states(capsys: pytest.CaptureFixture[str]) -> None:
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        lowbit.main(["--quick"])
+    printed = capsys.readouterr().out
+    assert all(printed.count(name) == 2 for name in lowbit.STORES)

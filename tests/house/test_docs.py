@@ -14,7 +14,7 @@ import jax
 import pytest
 
 import gradxform
-from gradxform import build, testing
+from gradxform import build, lowbit, testing
 
 ROOT = Path(__file__).parents[2]
 API = ROOT / "docs" / "api"
@@ -39,7 +39,7 @@ ROLES = {
     "SecondMoment",
 }
 # Records: what a rule sees, or what an executor is handed. The examples of the lifts and of `two_float` show them.
-RECORDS = {"Context", "Decay", "Executor", "Law", "Leaf", "Scheduled", "Slot", "Stage", "TwoFloat"}
+RECORDS = {"Context", "Decay", "Executor", "Law", "Leaf", "Quantized", "Scheduled", "Stage", "TwoFloat"}
 
 
 def names(module: ModuleType) -> dict[str, Any]:
@@ -50,8 +50,13 @@ def names(module: ModuleType) -> dict[str, Any]:
 
 PUBLIC = {
     f"{module.__name__}.{name}": value
-    for module in (gradxform, build, testing)
+    for module in (gradxform, build, lowbit, testing)
     for name, value in names(module).items()
+}
+PUBLIC |= {
+    f"gradxform.lowbit.bitsandbytes.{name}": value
+    for name, value in names(lowbit.bitsandbytes).items()
+    if inspect.isfunction(value) and value.__module__ == lowbit.bitsandbytes.__name__
 }
 DOCUMENTED = {name: value for name, value in PUBLIC.items() if name.split(".")[-1] not in ROLES}
 

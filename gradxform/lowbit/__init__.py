@@ -1,0 +1,7 @@
+"""`gradxform.lowbit`: states and weights in fewer bits, that forget and move as they should."""
+
+from .._core.numerics import stochastic_round as stochastic_round
+from . import bitsandbytes as bitsandbytes
+from .master import exact_master as exact_master, master_params as master_params
+from .quantized import dequantized as dequantized, quantized as quantized, requantized as requantized
+from .stored import Quantized as Quantized

@@ -1,0 +1,203 @@
+"""Codes: one array as integers of 8 or 4 bits and one 16-bit word a block that says what they mean.
+
+A code is a float32 word with its last bits cut off and its first ones agreed upon. Of x >= 0,
+
+    word(x) = the float32 word as an integer: about 2^23 (log2 x + 127), and linear between two powers of two
+    n(x)    = word(x) >> (23 - m)               2^m numbers an octave
+    code    = n(x) - n(base) + 1                0 is zero itself and nothing else
+
+so that neighbours differ by a share of 2^-m to 2^-(m+1) of their size. `m` and `base` are those of the block: m is as
+large as the codes of the block's range allow. The second moment, whose root divides, needs just that: a logarithmic
+map means the same on v and on its root, and has no zero that a number above zero could be rounded to.
+
+A signed number is counted from an offset c, code = sign(x) (n(|x| + c) - n(c)): linear in steps of c / 2^m up to c, a
+share of x beyond, and zero is zero. m is chosen by how far the numbers of a block spread, and c so that the largest
+one is in reach.
+
+Both are integer arithmetic: no table, no search, no logarithm. What is between two codes goes to the upper one if it is
+further than a threshold in [0, 1); thresholds that are spread evenly make the stored value right on average, and a
+value that is on the lattice stays where it is, also when the block's lattice becomes finer.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_WORD = np.uint32
+_ONE_EIGHTH = 20  # the shift after which words count eighths of octaves
+#: The scale of a block with a number that is not finite. It is no block's own: m is at most 9.
+_BROKEN = np.uint16(0xFFFF)
+
+
+def to_blocks(x: Any, block: int) -> Any:
+    """`x` as (..., blocks, block): the last axis cut, short axes folded into it first, the rest filled with zeros."""
+    lead, size = fold(x.shape, block)
+    flat = jnp.reshape(x, (*lead, size))
+    short = -size % block
+    if short:
+        flat = jnp.pad(flat, [(0, 0)] * len(lead) + [(0, short)])
+    return jnp.reshape(flat, (*lead, (size + short) // block, block))
+
+
+def from_blocks(y: Any, shape: tuple[int, ...]) -> Any:
+    """The inverse of `to_blocks` for an array of this shape."""
+    lead, size = fold(shape, int(y.shape[-1]))
+    flat = jnp.reshape(y, (*lead, y.shape[-2] * y.shape[-1]))
+    return jnp.reshape(flat[..., :size], shape)
+
+
+def fold(shape: tuple[int, ...], block: int) -> tuple[tuple[int, ...], int]:
+    """The leading axes, and the size of what is cut into blocks: the last axis, or several if it is short.
+
+    Example:
+        >>> fold((3, 512), 64), fold((3, 512, 8), 64), fold((5,), 64)
+        (((3,), 512), ((3,), 4096), ((), 5))
+    """
+    axes = len(shape) - 1
+    while axes > 0 and int(np.prod(shape[axes:])) < block:
+        axes -= 1
+    return tuple(shape[:axes]), int(np.prod(shape[axes:]))
+
+
+def _word(x: Any) -> Any:
+    return jax.lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def _float(word: Any) -> Any:
+    return jax.lax.bitcast_convert_type(word.astype(jnp.uint32), jnp.float32)
+
+
+def _above(word: Any, shift: Any) -> Any:
+    """The number of the lattice to which a word is rounded up."""
+    return (word + ((_WORD(1) << shift) - _WORD(1))) >> shift
+
+
+def _rounded(n: Any, shift: Any, x: Any, offset: Any, threshold: Any) -> Any:
+    """n, or n + 1 where x is further between the two numbers of the lattice than the threshold."""
+    low, high = _float(n << shift), _float((n + _WORD(1)) << shift)
+    share = (x - (low - offset)) / (high - low)
+    return n + (share > (np.float32(0.5) if threshold is None else threshold)).astype(jnp.uint32)
+
+
+@dataclass(frozen=True)
+class RootCodec:
+    """Numbers of at least 0 on a logarithmic lattice; 0 is 0, and nothing else is.
+
+    A block has room for (2^bits - 2) / 2^m octaves; what lies below the room of the smallest m is stored at its lower
+    end, so that a step is too small and never too large.
+    """
+
+    bits: int = 8
+    block: int = 64
+
+    @property
+    def _octaves(self) -> tuple[int, ...]:
+        """The choices of m, coarsest first."""
+        return tuple(range(2, 9)) if self.bits == 8 else tuple(range(-1, 4))
+
+    def encode(self, x: Any, threshold: Any) -> tuple[Any, Any]:
+        """Codes (uint8, one an element, in blocks) and scales (uint16, one a block) of float32 blocks."""
+        most, word, positive = _WORD(2**self.bits - 1), _word(x), x > 0
+        top = jnp.max(word, -1, keepdims=True)
+        low = jnp.minimum(jnp.min(jnp.where(positive, word, _WORD(0x7F7FFFFF)), -1, keepdims=True), top)
+        base, m = low >> _ONE_EIGHTH, jnp.full_like(top, _field(self._octaves[0]))
+        for choice in self._octaves[1:]:
+            shift = _WORD(23 - choice)
+            codes = _above(top, shift) + _WORD(1) - ((base << _ONE_EIGHTH) >> shift)
+            m = jnp.where(codes <= most, _WORD(_field(choice)), m)
+        shift = _WORD(24) - m
+        end = _above(top, shift) + _WORD(1)
+        lifted = jnp.where(end > most, end - most, _WORD(0)) << shift
+        up = (lifted + _WORD(2**_ONE_EIGHTH - 1)) >> _ONE_EIGHTH
+        base = jnp.maximum(base, up)
+        n = _rounded(word >> shift, shift, x, np.float32(0), threshold)
+        first = ((base << _ONE_EIGHTH) >> shift).astype(jnp.int32)
+        code = jnp.clip(n.astype(jnp.int32) - first + 1, 1, int(most))
+        finite = jnp.all(jnp.isfinite(x), -1)
+        scale = ((base << _WORD(4)) | m)[..., 0].astype(jnp.uint16)
+        return jnp.where(positive, code, 0).astype(jnp.uint8), jnp.where(finite, scale, _BROKEN)
+
+    def decode(self, codes: Any, scales: Any) -> Any:
+        """The blocks as float32."""
+        word = scales[..., None].astype(jnp.uint32)
+        shift = _WORD(24) - (word & _WORD(15))
+        first = ((word >> _WORD(4)) << _ONE_EIGHTH) >> shift
+        x = _float((first + codes.astype(jnp.uint32) - _WORD(1)) << shift)
+        x = jnp.where(codes > 0, x, np.float32(0))
+        return jnp.where(scales[..., None] == _BROKEN, np.float32(np.nan), x)
+
+
+@dataclass(frozen=True)
+class SignedCodec:
+    """Signed numbers, in even steps near zero and in proportion to their size beyond an offset."""
+
+    bits: int = 8
+    block: int = 64
+
+    @property
+    def _octaves(self) -> tuple[tuple[int, float], ...]:
+        """The choices of m, finest first, each with the spread of a block from which on the next one is taken."""
+        if self.bits == 8:
+            return ((6, 3.0), (5, 4.5), (4, 7.0), (3, np.inf))
+        return ((2, 2.6), (1, 4.5), (0, np.inf))
+
+    def encode(self, x: Any, threshold: Any) -> tuple[Any, Any]:
+        """Codes (int8, one an element, in blocks) and scales (uint16, one a block) of float32 blocks."""
+        most, size = (
+            2 ** (self.bits - 1) - 1,
+            jnp.minimum(jnp.abs(x), np.float32(2.0**127)),
+        )  # so that size + c is finite
+        top = jnp.max(size, -1, keepdims=True)
+        m, reach = self._chosen(size, top)
+        # The offset is the next number of the form 2^k or 1.5 2^k from which the largest number is in reach.
+        offset = (_word(top / reach) + _WORD(2**22 - 1)) >> _WORD(22)
+        offset = jnp.where(
+            m > _WORD(_field(0)), offset, (offset + _WORD(1)) & _WORD(0xFFFFFFFE)
+        )  # on the lattice
+        offset = jnp.clip(offset, 2, 2 * 0xFE)
+        c, shift = _float(offset << _WORD(22)), _WORD(24) - m
+        n = _rounded(_word(size + c) >> shift, shift, size, c, threshold)
+        code = jnp.minimum((n - (_word(c) >> shift)).astype(jnp.int32), most)
+        finite = jnp.all(jnp.isfinite(x), -1)
+        scale = ((offset << _WORD(4)) | m)[..., 0].astype(jnp.uint16)
+        return jnp.where(x < 0, -code, code).astype(jnp.int8), jnp.where(finite, scale, _BROKEN)
+
+    def _chosen(self, size: Any, top: Any) -> tuple[Any, Any]:
+        """m of every block, as it is stored, and the largest number in reach as a multiple of the offset."""
+        exponents = [(_word(x) >> _WORD(23)).astype(jnp.int32) for x in (size, top)]
+        below = jnp.where(size > 0, jnp.minimum(exponents[1] - exponents[0], 40), 0)
+        count = jnp.maximum(jnp.sum((size > 0).astype(jnp.int32), -1, keepdims=True), 1)
+        spread = jnp.sum(below, -1, keepdims=True).astype(jnp.float32) / count.astype(jnp.float32)
+        finest = self._octaves[0][0]
+        m = jnp.full(top.shape, _field(finest), jnp.uint32)
+        reach = jnp.full(top.shape, self._reach(finest), jnp.float32)
+        for (_, from_here), (choice, _) in zip(self._octaves, self._octaves[1:], strict=False):
+            m = jnp.where(spread < from_here, m, _WORD(_field(choice)))
+            reach = jnp.where(spread < from_here, reach, self._reach(choice))
+        return m, reach
+
+    def _reach(self, m: int) -> np.float32:
+        """The number of the last code over the offset; the less of both kinds of offset."""
+        most, ends = 2 ** (self.bits - 1) - 1, list[float]()
+        for c in (np.float32(1), np.float32(1.5)):
+            n = (int(c.view(np.uint32)) >> (23 - m)) + most
+            ends.append(float(np.uint32(n << (23 - m)).view(np.float32) / c - 1))
+        return np.float32(
+            min(ends) * (1 + 2.0**-20)
+        )  # what is stored as the last code must be in reach of it
+
+    def decode(self, codes: Any, scales: Any) -> Any:
+        """The blocks as float32."""
+        word = scales[..., None].astype(jnp.uint32)
+        shift, c = _WORD(24) - (word & _WORD(15)), _float((word >> _WORD(4)) << _WORD(22))
+        steps = codes.astype(jnp.int32)
+        size = _float(((_word(c) >> shift) + jnp.abs(steps).astype(jnp.uint32)) << shift) - c
+        return jnp.where(scales[..., None] == _BROKEN, np.float32(np.nan), jnp.where(steps < 0, -size, size))
+
+
+def _field(m: int) -> int:
+    """m as the last four bits of a scale hold it."""
+    return m + 1

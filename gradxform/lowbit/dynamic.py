@@ -1,0 +1,38 @@
+"""The dynamic map of bitsandbytes and torchao as a codec, to nearest as theirs or with thresholds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .bitsandbytes import BLOCK, decode, encode
+from .maps import dynamic_map
+
+
+@dataclass(frozen=True)
+class DynamicCodec:
+    """Bytes on the dynamic map and a float32 scale for 256 of them, in row-major order without regard to axes.
+
+    The unsigned map has a zero, to which small numbers are rounded: a second moment that becomes zero makes its next
+    step hundreds of times too large. It is here to compare with, and for states that come from there.
+    """
+
+    signed: bool
+    bits: int = 8
+
+    def encode(self, x: Any, threshold: Any) -> tuple[Any, Any]:
+        """Codes (uint8, shaped like `x`) and the largest magnitude of every block."""
+        codes, absmax = encode(x, self.signed)
+        if threshold is None:
+            return codes, absmax
+        table = jnp.asarray(dynamic_map(signed=self.signed))
+        scale = jnp.repeat(absmax, BLOCK)[: x.size].reshape(x.shape)
+        y = x / jnp.where(scale > 0, scale, np.float32(1))
+        low = jnp.clip(codes.astype(jnp.int32) - (table[codes] > y).astype(jnp.int32), 0, len(table) - 2)
+        share = (y - table[low]) / (table[low + 1] - table[low])
+        return (low + (share > threshold).astype(jnp.int32)).astype(jnp.uint8), absmax
+
+    def decode(self, codes: Any, scales: Any) -> Any:
+        """The numbers, in float32."""
+        return decode(codes, scales, self.signed)

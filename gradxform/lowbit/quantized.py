@@ -1,0 +1,279 @@
+"""`quantized`: the state of any transform in 8 or 4 bits, by the roles of its fields.
+
+    SecondMoment     v on a logarithmic map without zero
+    Moment           m / root of the v beside it, where there is one: every weight then has the accuracy that its step
+                     needs, however gradients differ in size; else m itself, in steps that grow with it
+    all others       as they are: counts, second iterates, sums on their way, factors
+
+The step is made of the new moments before they are stored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._core import roles
+from .._core.errors import check_integer, describe_array, say, short
+from .._core.factory import factory
+from .._core.numerics import leaf_number
+from .._core.plan import Body, Lowering, Route
+from .._core.roles import is_own, roles_of
+from .._core.spec import Example
+from .._core.states import changed
+from .._core.transform import GradientTransformation, as_transform, wrap
+from .._core.tree import is_absent, is_inexact, matches, view
+from .codecs import RootCodec, SignedCodec
+from .dynamic import DynamicCodec
+from .storage import STORAGE, closed, divided, opened
+from .stored import CastCodec, Codec, Form, Quantized, decode, stored
+
+_BITS = (4, 8, 16, 32)
+_ROUNDINGS = ("stochastic", "nearest")
+#: What fields are called in states of which no roles are known.
+_NAMES = {
+    **dict.fromkeys(("mu", "m", "trace", "ema", "momentum", "exp_avg"), roles.MOMENT),
+    **dict.fromkeys(
+        ("nu", "v", "nu_max", "exp_avg_sq", "sum_of_squares", "second_moment"), roles.SECOND_MOMENT
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which arrays of a state are stored in how many bits."""
+
+    moment: int
+    second_moment: int
+    wide: Any
+    paths: tuple[tuple[Any, int], ...]
+    min_size: int
+    nearest: bool
+    seed: int
+    dynamic: bool = False
+
+    def bits(self, role: roles.Role, path: str, x: Any) -> int:
+        """The bits of one array; 32 means as it is."""
+        if is_absent(x) or not hasattr(x, "shape") or not is_inexact(x) or not x.shape:
+            return 32
+        if int(np.prod(x.shape)) < self.min_size:
+            return 32
+        for pattern, bits in self.paths:
+            if matches(pattern, path, x, "gx.lowbit.quantized(paths)"):
+                return bits
+        if self.wide is not None and matches(self.wide, path, x, "gx.lowbit.quantized(wide)"):
+            return 32
+        return self.moment if role is roles.MOMENT else self.second_moment
+
+    def node(self, address: str, node: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+        """A state of one link with its moments stored; `shapes` are those of the parameters, by path."""
+        known = _roles(node, shapes)
+        squares = [name for name, role in known.items() if role is roles.SECOND_MOMENT]
+        moments = [name for name, role in known.items() if role is roles.MOMENT]
+        made: dict[str, dict[str, Any]] = {}
+        for name in (*squares, *moments):
+            related = squares[0] if squares and name in moments and not is_own(type(node), name) else ""
+            made[name] = {}
+            rows = view(getattr(node, name))
+            for path, x in zip(rows.paths, rows.places, strict=True):
+                bits = self.bits(known[name], path, x)
+                beside = made[related].get(path) if related else None
+                where = "/".join(filter(None, (address, name, path)))
+                made[name][path] = (
+                    x if bits == 32 else self._stored(where, name, known[name], x, bits, related, beside)
+                )
+        return node._replace(
+            **{
+                name: view(getattr(node, name)).treedef.unflatten(rows.values())
+                for name, rows in made.items()
+            }
+        )
+
+    def _stored(
+        self, where: str, name: str, role: roles.Role, x: Any, bits: int, related: str, beside: Any
+    ) -> Any:
+        if jnp.issubdtype(x.dtype, jnp.complexfloating):
+            fact = f"gx.lowbit.quantized: the state's {where!r} is {describe_array(x)}, and codes are of real numbers"
+            raise TypeError(say(fact, "keep it as it is: wide='<its path>'"))
+        codec = self._codec(role, bits)
+        same = beside is not None and not is_absent(beside) and tuple(beside.shape) == tuple(x.shape)
+        relative = related if same and isinstance(codec, SignedCodec) else ""
+        salt = leaf_number(f"{self.seed}:{where}")
+        form = Form(codec, str(x.dtype), name, relative, salt, self.nearest)
+        if not relative:
+            return stored(form, x)
+        v = decode(beside) if isinstance(beside, Quantized) else beside
+        return stored(form, divided(x, v))
+
+    def _codec(self, role: roles.Role, bits: int) -> Codec:
+        squares = role is roles.SECOND_MOMENT
+        if bits == 16:
+            return CastCodec()
+        if self.dynamic and bits == 8:
+            return DynamicCodec(signed=not squares)
+        return RootCodec(bits) if squares else SignedCodec(bits)
+
+
+def _roles(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, roles.Role]:
+    """The roles of a state's fields; where none is declared, by their names, if they are shaped like the parameters."""
+    known = roles_of(type(node))
+    if any(role is not roles.OTHER for role in known.values()):
+        return known
+    guessed = {name: _NAMES.get(name, roles.OTHER) for name in known}
+    for name, role in guessed.items():
+        rows = view(getattr(node, name)) if role is not roles.OTHER else view(None)
+        if any(
+            shapes.get(p) != getattr(x, "shape", None)
+            for p, x in zip(rows.paths, rows.places, strict=True)
+            if not is_absent(x)
+        ):
+            guessed[name] = roles.OTHER
+    return guessed
+
+
+class QuantizedBody(Body):
+    """A transform whose slots are stored in few bits; its links are in the passes in which they would be without."""
+
+    def __init__(self, inner: GradientTransformation, choice: Choice) -> None:
+        self.inner, self.choice = inner, choice
+        self.label, self.rate, self.uncoupled = inner.label, inner.body.rate, inner.body.uncoupled
+
+    def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
+        rows = view(params)
+        shapes = {path: getattr(p, "shape", ()) for path, p in zip(rows.paths, rows.places, strict=True)}
+        state = self.inner.body.init(params, stacked)
+        return changed(state, lambda address, node: self.choice.node(address, node, shapes))
+
+    def lower(self, lowering: Lowering, route: Route) -> Route:
+        return route.after(self.inner.body.lower(lowering, replace(route, executor=STORAGE)))
+
+    def split(self, state: Any, address: str) -> list[Any]:
+        return self.inner.body.split(state, address)
+
+    def join(self, state: Any, parts: list[Any]) -> Any:
+        return self.inner.body.join(state, parts)
+
+
+@factory(
+    label="",
+    sample={"tx": Example("scale_by_adam")},
+    presets={"bitsandbytes": {"map": "dynamic", "rounding": "nearest", "wide": None}},
+)
+def quantized(
+    tx: Any,
+    bits: int = 8,
+    *,
+    moment: int | None = None,
+    second_moment: int | None = None,
+    wide: Any = "*embed*",
+    paths: Mapping[Any, int] | None = None,
+    min_size: int = 4096,
+    rounding: str = "stochastic",
+    seed: int = 0,
+    map: str = "adaptive",
+    like: str = "gradxform",
+):
+    """Stores the moments of any transform in 8 or 4 bits, so that AdamW's state takes 2.06 bytes a parameter, not 8.
+
+    **Update**: that of `tx`, made of its new moments before they are stored; the next step reads what was stored.
+
+    Args:
+        tx: any transform, ours or Optax's, a whole optimizer or a part of it. What a field means is read from its role,
+            or for a class without roles from its name (`mu`, `nu`, `trace`, ...).
+        bits: 8; 4 (1.06 bytes a parameter for AdamW); 16, which is bfloat16; 32, which is as it is.
+        moment, second_moment: the bits of fields of one role, in the place of `bits`.
+        wide: patterns of parameters whose state stays as it is: by default embeddings, whose rows are seldom used.
+        paths: the bits by patterns of parameters, the first that fits, before all others: `{"*/head/*": 16}`.
+        min_size: arrays with fewer numbers stay as they are; it is the size of the whole array, on whatever mesh.
+        rounding: "stochastic": up or down so that the stored value is right on average, from thresholds that need no
+            random generator and are the same on any mesh; "nearest": for a single step the more exact, but an average
+            whose steps are smaller than the distance of two codes then never moves again.
+        seed: of the thresholds.
+        map: the numbers that 8 bits stand for: "adaptive", lattices that fit the range of each block of 64; "dynamic",
+            the fixed map of bitsandbytes and torchao on blocks of 256, whose second moment has a zero.
+        like: "bitsandbytes" for their map, to nearest; `gx.lowbit.bitsandbytes.read_state` reads their checkpoints.
+
+    State: that of `tx`, with `gx.lowbit.Quantized` nodes in the place of arrays: codes shaped like the parameter, one
+        16-bit scale for 64 of them, an int32 count of writings. A second moment is stored on a logarithmic map on which
+        nothing but zero is zero; a moment beside one as multiples of its root, a moment alone in steps that grow with
+        it. A block of 64 with a number that is not finite is NaN when it is read: put `gx.guard` around.
+
+    Reach: that of `tx`. Links stay in the passes in which they are without.
+
+    Raises:
+        ValueError: for bits that there are not.
+        TypeError: when `init` meets a complex moment that is to be stored.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import gradxform as gx
+        >>> tx = gx.lowbit.quantized(gx.adamw(1e-3))
+        >>> state = tx.init({"w": jnp.ones((64, 128))})
+        >>> state[0].mu["w"]
+        Quantized(float32[64, 128] in 8 bits)
+        >>> (state[0].mu["w"].nbytes + state[0].nu["w"].nbytes) / (64 * 128)
+        2.0634765625
+
+    Differs from Optax: it has none. bitsandbytes, torchao and FlashOptim round the second moment to nearest, and at
+        `b2 = 0.999` it then stops falling.
+    """
+    for name, value in (("bits", bits), ("moment", moment), ("second_moment", second_moment)):
+        _check_bits(name, value)
+    for pattern, value in (paths or {}).items():
+        _check_bits(f"paths[{pattern!r}]", value)
+    check_integer("lowbit.quantized", "min_size", min_size, low=0)
+    check_integer("lowbit.quantized", "seed", seed)
+    if rounding not in _ROUNDINGS:
+        raise ValueError(f"gx.lowbit.quantized(rounding={short(rounding)}): wanted 'stochastic' or 'nearest'")
+    if map not in ("adaptive", "dynamic"):
+        raise ValueError(f"gx.lowbit.quantized(map={short(map)}): wanted 'adaptive' or 'dynamic'")
+    del like
+    choice = Choice(
+        moment=bits if moment is None else moment,
+        second_moment=bits if second_moment is None else second_moment,
+        wide=wide,
+        paths=tuple((paths or {}).items()),
+        min_size=int(min_size),
+        nearest=rounding == "nearest",
+        seed=int(seed),
+        dynamic=map == "dynamic",
+    )
+    return wrap(QuantizedBody(as_transform(tx, "gx.lowbit.quantized(tx)"), choice))
+
+
+def _check_bits(name: str, value: Any) -> None:
+    if value is not None and value not in _BITS:
+        raise ValueError(
+            f"gx.lowbit.quantized({name}={short(value)}): wanted one of 4, 8, 16 (bfloat16), 32 (as it is)"
+        )
+
+
+def dequantized(state: Any) -> Any:
+    """The state that the transform inside would have: arrays in the place of `Quantized` nodes.
+
+    For a checkpoint that other programs read, for `gx.restore_into` another transform, and to look at.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import gradxform as gx
+        >>> state = gx.lowbit.quantized(gx.adam(1e-3)).init({"w": jnp.ones((64, 128))})
+        >>> gx.lowbit.dequantized(state)[0].nu["w"].shape
+        (64, 128)
+    """
+    return opened(state)
+
+
+def requantized(state: Any, like: Any) -> Any:
+    """A state with arrays, stored as the state `like` is: the inverse of `dequantized`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import gradxform as gx
+        >>> params, inner = {"w": jnp.ones((64, 128))}, gx.adam(1e-3)
+        >>> state = gx.lowbit.requantized(inner.init(params), gx.lowbit.quantized(inner).init(params))
+        >>> state[0].mu["w"]
+        Quantized(float32[64, 128] in 8 bits)
+    """
+    return closed(state, like)

@@ -1,0 +1,182 @@
+"""The executor of low-bit states: slots are decoded in front of a rule and encoded behind it, a leaf at a time.
+
+Within one pass a leaf's slots are floats between reading and writing only, so that no float32 copy of a whole state
+ever exists. What another library's transform keeps is decoded around its `update`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._core import compat
+from .._core.nested import run_if
+from .._core.numerics import cast
+from .._core.plan import Executor, kept
+from .stored import Quantized, again, decode
+
+#: A divisor in the place of the root of zero.
+_LEAST = np.float32(2.0**-63)
+
+
+class Storage(Executor):
+    """Arrays and `Quantized` nodes side by side; the nodes say themselves how they are stored."""
+
+    def decode(self, stored: Mapping[str, Any], dtypes: Mapping[str, Any]) -> dict[str, Any]:
+        """The slots of one leaf as arrays, those first by whose root others are divided."""
+        made: dict[str, Any] = {}
+        for name in _ordered(stored):
+            x = stored[name]
+            wide = decode(x) if isinstance(x, Quantized) else x
+            if isinstance(x, Quantized) and x.form.relative:
+                wide = wide * _root(made[x.form.relative])
+            made[name] = cast(wide, dtypes[name])
+        return {name: made[name] for name in stored}
+
+    def encode(self, new: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The new slots of one leaf, and again those that are divided by the root of a new one."""
+        made: dict[str, Any] = {}
+        for name in _ordered(stored):
+            old = stored[name]
+            if name not in new:
+                continue
+            if not isinstance(old, Quantized):
+                made[name] = kept(new[name], old)
+                continue
+            x = jnp.asarray(new[name]).astype(jnp.float32)
+            if old.form.relative:
+                beside = made.get(old.form.relative, stored[old.form.relative])
+                x = divided(x, decode(beside) if isinstance(beside, Quantized) else beside)
+            made[name] = again(x, old)
+        return made
+
+    def enclosed(
+        self, work: Any, u: Any, stored: dict[str, Any], last: Any
+    ) -> tuple[Any, dict[str, Any], Any]:
+        """One leaf after the other, each in a branch of its own that is always taken: on a CPU.
+
+        There XLA would decode all leaves before it encodes the first one, and an optimization barrier is gone before it
+        plans its memory. What is in a branch it cannot take apart, and a leaf that needs a number of the one before
+        cannot be begun: what is float32 is a few times the largest leaf, however many there are.
+        """
+        coded = [x for x in stored.values() if isinstance(x, Quantized)]
+        plain = not coded or not isinstance(u, compat.Tracer) or bool(compat.manual_axes())
+        if plain or jax.default_backend() != "cpu":
+            return *work(u, stored), last
+        if last is not None:  # 0, but no compiler knows that a scale has 16 bits
+            never = (jnp.max(last).astype(jnp.int32) > np.int32(2**20)).astype(jnp.uint8)
+            u = u + never.astype(u.dtype)
+            stored = {n: _plus(x, never) if isinstance(x, Quantized) else x for n, x in stored.items()}
+        given, held = u, stored
+        always = jnp.asarray(coded[0].step) >= 0
+        new, made = run_if(always, lambda: work(given, held), lambda: (jnp.zeros_like(given), held))
+        waits = [_words(x) for x in made.values() if isinstance(x, Quantized)]
+        return new, made, waits[-1] if waits else last
+
+    def form(self, stored: Any) -> Any:
+        """The shape and dtype of what is stored."""
+        if not isinstance(stored, Quantized):
+            return stored
+        return jax.ShapeDtypeStruct(stored.shape, stored.dtype)
+
+    def opened(self, state: Any) -> Any:
+        """A whole state with arrays in the place of `Quantized` nodes."""
+        return opened(state)
+
+    def closed(self, new: Any, old: Any) -> Any:
+        """The inverse of `opened`."""
+        return closed(new, old)
+
+
+def _ordered(stored: Mapping[str, Any]) -> list[str]:
+    """The fields, those that are relative to another one last."""
+    return sorted(
+        stored, key=lambda name: isinstance(stored[name], Quantized) and bool(stored[name].form.relative)
+    )
+
+
+def divided(x: Any, v: Any) -> Any:
+    """A moment as multiples of the root of the second moment beside it, as the latter is stored."""
+    return x.astype(jnp.float32) / _root(v)
+
+
+def _root(v: Any) -> Any:
+    root = jnp.sqrt(v.astype(jnp.float32))
+    return jnp.where(root > 0, root, _LEAST)
+
+
+def _words(x: Quantized) -> Any:
+    """Numbers of 16 bits that are there when `x` has been written."""
+    made = x.codes if x.scales is None else x.scales
+    if made.dtype == jnp.uint16:
+        return made
+    short = made.dtype.itemsize == 2
+    return jax.lax.bitcast_convert_type(made, jnp.uint16 if short else jnp.uint32) >> (0 if short else 16)
+
+
+def _plus(x: Quantized, never: Any) -> Quantized:
+    scales = None if x.scales is None else jnp.asarray(x.scales) + never.astype(x.scales.dtype)
+    return Quantized(x.form, x.codes, scales, x.step)
+
+
+def is_stored(x: Any) -> bool:
+    """Whether it is a `Quantized` node."""
+    return isinstance(x, Quantized)
+
+
+def opened(state: Any) -> Any:
+    """A state of any nesting with arrays in the place of `Quantized` nodes, in the dtypes that they would have."""
+
+    def one(old: Any) -> Any:
+        if not _holds(old):
+            return old
+        return _by_leaf(old, lambda stored: STORAGE.decode(stored, {n: x.dtype for n, x in stored.items()}))
+
+    return jax.tree.map(one, state, is_leaf=_holds)
+
+
+def closed(new: Any, old: Any) -> Any:
+    """The inverse of `opened`: `new` stored as `old` is."""
+
+    def one(before: Any, after: Any) -> Any:
+        if not _holds(before):
+            return after
+        names = _fields(before)
+        floats = iter(list(zip(*(jax.tree.leaves(getattr(after, name)) for name in names), strict=True)))
+        made = _by_leaf(
+            before, lambda stored: STORAGE.encode(dict(zip(names, next(floats), strict=True)), stored)
+        )
+        return after._replace(**{name: getattr(made, name) for name in names})
+
+    return jax.tree.map(one, old, new, is_leaf=_holds)
+
+
+def _fields(node: Any) -> list[str]:
+    """The fields of a state in which arrays are stored in few bits, and those by whose roots they are divided."""
+    found: list[str] = []
+    for name in getattr(node, "_fields", ()):
+        leaves = [x for x in jax.tree.leaves(getattr(node, name), is_leaf=is_stored) if is_stored(x)]
+        mine = [x.form for x in leaves if x.form.field == name]
+        found += [name] * bool(mine) + [form.relative for form in mine[:1] if form.relative]
+    return list(dict.fromkeys(found))
+
+
+def _holds(x: Any) -> bool:
+    return bool(_fields(x))
+
+
+def _by_leaf(node: Any, change: Any) -> Any:
+    """A state with the slots of every leaf changed together."""
+    names = _fields(node)
+    flat = {name: jax.tree.flatten(getattr(node, name), is_leaf=is_stored) for name in names}
+    rows = [
+        dict(zip(names, row, strict=True)) for row in zip(*(flat[name][0] for name in names), strict=True)
+    ]
+    made = [change(row) for row in rows]
+    return node._replace(**{name: flat[name][1].unflatten([row[name] for row in made]) for name in names})
+
+
+#: The one there is: nodes say themselves how they are stored.
+STORAGE = Storage()

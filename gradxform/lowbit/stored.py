@@ -1,0 +1,177 @@
+"""`Quantized`: an array of a state as it is stored in few bits, a node of the state's tree.
+
+    threshold_t(i) = frac(hash(seed, address, i) + t * golden ratio)
+
+decides at the t-th writing between the two codes next to element i. i is the number of the element in the whole array,
+so the bits are the same on any mesh and replicas cannot drift apart; t counts the writings of this very array, so that
+nothing changes at a step that is skipped. Thresholds of one element fill [0, 1) evenly, and rounding is right on
+average after a few steps already, with a fifth less noise than by random bits.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._core import compat
+from .._core.numerics import random_bits, stochastic_round
+from .codecs import RootCodec, SignedCodec, from_blocks, to_blocks
+from .dynamic import DynamicCodec
+
+#: The golden ratio as a share of 2^32.
+_GOLDEN = np.uint32(0x9E3779B9)
+
+
+@dataclass(frozen=True)
+class CastCodec:
+    """A shorter float, an element of it for each element."""
+
+    dtype: str = "bfloat16"
+
+
+Codec = RootCodec | SignedCodec | DynamicCodec | CastCodec
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is known of a stored array before it has values.
+
+    `field` is the state's field in which it stands, and `relative` the one beside it by whose root the numbers are
+    divided before they are coded. `salt` is the hash of the seed and the address. `odd` tells that the last code of 4
+    bits in a row is none.
+    """
+
+    codec: Codec
+    dtype: str
+    field: str
+    relative: str = ""
+    salt: int = 0
+    nearest: bool = False
+    odd: bool = False
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Quantized:
+    """An array in few bits: `codes` shaped like it, with 4 bits two in a byte along the last axis, and `scales`.
+
+    There is one scale a block; blocks are cut along the last axis, short axes folded together first. `step` counts how
+    often it has been written. `jnp.asarray(x)` has the array that it stands for; `x.nbytes` what it takes.
+    """
+
+    def __init__(self, form: Form, codes: Any, scales: Any, step: Any) -> None:
+        self.form, self.codes, self.scales, self.step = form, codes, scales, step
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array that is stored: its own part of it, inside `shard_map`."""
+        shape: tuple[int, ...] = self.codes.shape
+        if isinstance(self.form.codec, CastCodec) or self.form.codec.bits == 8:
+            return shape
+        return (*shape[:-1], 2 * shape[-1] - self.form.odd)
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype that the state would have without quantisation."""
+        return jnp.dtype(self.form.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that codes, scales and the counter take."""
+        return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(self))
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Form]:
+        keys = (jax.tree_util.GetAttrKey(name) for name in ("codes", "scales", "step"))
+        return tuple(zip(keys, (self.codes, self.scales, self.step), strict=True)), self.form
+
+    @classmethod
+    def tree_unflatten(cls, form: Form, children: Any) -> "Quantized":
+        return cls(form, *children)
+
+    def __jax_array__(self) -> Any:
+        if self.form.relative:
+            raise TypeError(
+                f"this array is stored as multiples of the root of {self.form.relative} beside it; "
+                "gx.lowbit.dequantized(state) has both"
+            )
+        return decode(self).astype(self.dtype)
+
+    def __repr__(self) -> str:
+        codec = self.form.codec
+        kind = codec.dtype if isinstance(codec, CastCodec) else f"{codec.bits} bits"
+        size = list(self.shape) if hasattr(self.codes, "shape") else ""
+        return f"Quantized({self.form.dtype}{size} in {kind})"
+
+
+def stored(form: Form, x: Any) -> Quantized:
+    """An array stored for the first time, to the nearest code."""
+    form = replace(form, odd=bool(x.shape[-1] % 2)) if x.shape else form
+    codes, scales = _encoded(form.codec, jnp.asarray(x), None)
+    return Quantized(form, codes, scales, jnp.zeros([], jnp.int32))
+
+
+def again(x: Any, old: Quantized) -> Quantized:
+    """New values in the place of the old ones."""
+    form, step = old.form, jnp.asarray(old.step)
+    codes, scales = _encoded(form.codec, jnp.asarray(x), None if form.nearest else _thresholds(form, step, x))
+    return Quantized(form, codes, scales, step + np.int32(1))
+
+
+def decode(x: Quantized) -> Any:
+    """The numbers that are stored, in float32."""
+    return _decoded(x.form.codec, x.codes, x.scales, x.shape)
+
+
+# Compiled, so that `init` and steps outside of `jit` do not take hundreds of small programs; inside they are inlined.
+@partial(jax.jit, static_argnums=(0, 3), inline=True)
+def _decoded(codec: Codec, codes: Any, scales: Any, shape: tuple[int, ...]) -> Any:
+    if isinstance(codec, CastCodec):
+        return codes.astype(jnp.float32)
+    if isinstance(codec, DynamicCodec):
+        return codec.decode(codes, scales)
+    if codec.bits == 4:
+        codes = _unpacked(codes, shape[-1], isinstance(codec, SignedCodec))
+    return from_blocks(codec.decode(to_blocks(codes, codec.block), scales), shape)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _encoded(codec: Codec, x: Any, threshold: Any) -> tuple[Any, Any]:
+    x = x.astype(jnp.float32)
+    if isinstance(codec, CastCodec):
+        if threshold is None or codec.dtype != "bfloat16":
+            return x.astype(codec.dtype), None
+        return stochastic_round(x, (threshold * np.float32(2**16)).astype(jnp.uint32)), None
+    if isinstance(codec, DynamicCodec):
+        return codec.encode(x, threshold)
+    cut = None if threshold is None else to_blocks(threshold, codec.block)
+    codes, scales = codec.encode(to_blocks(x, codec.block), cut)
+    codes = from_blocks(codes, x.shape)
+    return (_packed(codes) if codec.bits == 4 else codes), scales
+
+
+def _thresholds(form: Form, step: Any, like: Any) -> Any:
+    salt: Any = np.uint32(form.salt)
+    for name in sorted(
+        compat.varying_axes(like)
+    ):  # inside shard_map an element's number is that in its shard
+        salt = salt + jnp.uint32(0x85EBCA6B) * (jax.lax.axis_index(name).astype(jnp.uint32) + np.uint32(1))
+    bits = random_bits(salt, 0, 0, like.shape) + step.astype(jnp.uint32) * _GOLDEN
+    return (bits >> np.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
+
+
+def _packed(codes: Any) -> Any:
+    """Two codes of 4 bits in a byte, neighbours on the last axis."""
+    if codes.shape[-1] % 2:
+        codes = jnp.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, 1)])
+    pairs = jnp.reshape(codes.astype(jnp.uint8) & np.uint8(15), (*codes.shape[:-1], -1, 2))
+    return pairs[..., 0] | (pairs[..., 1] << np.uint8(4))
+
+
+def _unpacked(packed: Any, size: int, signed: bool) -> Any:
+    pairs = jnp.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
+    codes = jnp.reshape(pairs, (*packed.shape[:-1], -1))[..., :size]
+    if not signed:
+        return codes
+    return jnp.where(codes > np.uint8(7), codes.astype(jnp.int8) - np.int8(16), codes.astype(jnp.int8))

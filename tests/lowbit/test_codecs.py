@@ -1,0 +1,185 @@
+"""The codes of one array: every code, every scale, the ends of the range, and rounding that is right on average."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradxform.lowbit.codecs import RootCodec, SignedCodec, fold, from_blocks, to_blocks
+
+CODECS = [RootCodec(8), RootCodec(4), SignedCodec(8), SignedCodec(4)]
+NAMES = ["root 8", "root 4", "signed 8", "signed 4"]
+
+
+def signed(codec: Any) -> bool:
+    return isinstance(codec, SignedCodec)
+
+
+def codes_of(codec: Any) -> np.ndarray:
+    most = 2 ** (codec.bits - 1) - 1 if signed(codec) else 2**codec.bits - 1
+    return np.arange(-most if signed(codec) else 0, most + 1)
+
+
+def blocks(rng: Any, codec: Any, spread: float, rows: int = 64) -> np.ndarray:
+    x = np.exp(spread * rng.standard_normal((rows, codec.block))).astype(np.float32)
+    return x * np.sign(rng.standard_normal(x.shape)).astype(np.float32) if signed(codec) else x
+
+
+@functools.cache
+def compiled(codec: Any) -> Any:
+    def run(x: Any, threshold: Any) -> Any:
+        codes, scales = codec.encode(x, threshold)
+        return codes, scales, codec.decode(codes, scales)
+
+    return jax.jit(run)
+
+
+def through(codec: Any, x: Any, threshold: Any = None) -> Any:
+    """Codes, scales and what they stand for; a threshold of one number is that of all."""
+    if threshold is not None:
+        threshold = jnp.broadcast_to(jnp.asarray(threshold, jnp.float32), x.shape)
+    return compiled(codec)(jnp.asarray(x, jnp.float32), threshold)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=NAMES)
+def test_every_code_of_every_kind_of_block_round_trips(codec: Any) -> None:
+    """Decoded and encoded again, to nearest or with any threshold, a number keeps its code, and the map is monotone."""
+    rng, found, seen = np.random.default_rng(0), set[int](), set[tuple[int, int]]()
+    for spread in (0.01, 0.1, 0.3, 0.7, 1.0, 2.0, 3.0, 5.0):
+        _, scales, first = through(codec, blocks(rng, codec, spread, rows=256))
+        found |= {int(s) & 15 for s in np.asarray(scales).ravel()}
+        every = np.tile(codes_of(codec), (len(scales), 1))
+        table = np.asarray(codec.decode(jnp.asarray(every), scales))
+        assert np.all(np.diff(table, axis=1) > 0)
+        assert np.all(table[every == 0] == 0)
+        # Every code among numbers of its block that need this scale, eight at a time.
+        start = np.asarray(first)
+        for threshold in (None, np.float32(0.0), np.float32(0.5), np.float32(1 - 2**-24)):
+            x = start.copy()
+            picks = (np.arange(x.shape[0])[:, None] * 8 + np.arange(8)) % table.shape[1]
+            places = np.argsort(np.abs(x), axis=1)[:, 8:16]
+            np.put_along_axis(x, places, np.take_along_axis(table, picks, 1), 1)
+            _, again, y = through(codec, x, threshold)
+            same = np.asarray(again) == np.asarray(scales)
+            np.testing.assert_array_equal(np.asarray(y)[same], x[same])
+            seen |= {
+                (int(s) & 15, int(c))
+                for s, row in zip(np.asarray(scales)[same].ravel(), picks[same], strict=True)
+                for c in row
+            }
+    kinds = {kind for kind, _ in seen}
+    assert len(kinds) >= (4 if codec.bits == 8 else 2)
+    # Of some kinds of lattice the last codes are of no block: a finer or a coarser one has its numbers.
+    assert sum(len({c for k, c in seen if k == kind}) for kind in kinds) > 0.8 * len(kinds) * len(
+        codes_of(codec)
+    )
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=NAMES)
+def test_a_block_of_zeros_is_zero_and_a_zero_is_zero(codec: Any) -> None:
+    rng = np.random.default_rng(1)
+    x = blocks(rng, codec, 1.0)
+    x[:8] = 0
+    x[8:, ::3] = 0
+    for threshold in (None, jnp.asarray(rng.random(x.shape), jnp.float32)):
+        codes, _, y = through(codec, x, threshold)
+        assert np.all(np.asarray(y)[x == 0] == 0)
+        assert np.all(np.asarray(codes)[x == 0] == 0)
+
+
+@pytest.mark.parametrize("codec", [RootCodec(8), RootCodec(4)], ids=["8", "4"])
+@pytest.mark.parametrize("spread", [0.1, 2.0, 10.0, 18.0])
+def test_a_second_moment_above_zero_is_never_zero(codec: Any, spread: float) -> None:
+    rng = np.random.default_rng(2)
+    x = np.maximum(np.minimum(blocks(rng, codec, spread), 3e38), 1.2e-38).astype(np.float32)
+    for threshold in (None, jnp.asarray(rng.random(x.shape), jnp.float32)):
+        codes, _, y = through(codec, x, threshold)
+        assert np.all(np.asarray(codes) > 0)
+        assert np.all(np.asarray(y) > 0)
+        # Whatever is out of reach is stored as more than it is: a step too small, never one too large.
+        coarsest = 0.25 if codec.bits == 8 else 3.01
+        assert np.all(np.asarray(y) >= x / (1 + coarsest) * (1 - 1e-6))
+
+
+@pytest.mark.parametrize(
+    ("codec", "spread", "most"),
+    [
+        (RootCodec(8), 0.01, 0.0020),
+        (RootCodec(8), 0.7, 0.02),
+        (RootCodec(8), 3.0, 0.08),
+        (RootCodec(4), 0.01, 0.07),
+        (SignedCodec(8), 0.01, 0.011),
+    ],
+)
+def test_the_distance_of_codes_fits_the_range(codec: Any, spread: float, most: float) -> None:
+    """The error to nearest as a share of the number: a block of equal numbers has the finest lattice."""
+    x = blocks(np.random.default_rng(3), codec, spread)
+    _, _, y = through(codec, x)
+    assert np.max(np.abs(np.asarray(y) / x - 1)) <= most
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=NAMES)
+@pytest.mark.parametrize("spread", [0.2, 2.0])
+def test_thresholds_make_it_right_on_average(codec: Any, spread: float) -> None:
+    """Over 2,048 evenly spread thresholds the mean of what is stored is the number, wherever it is in reach."""
+    x = blocks(np.random.default_rng(4), codec, spread, rows=4)
+    _, scales, _ = through(codec, x)
+    ends = np.asarray(codec.decode(jnp.tile(codes_of(codec)[[1, -1]], (4, 1)), scales))
+    inside = (np.abs(x) <= ends[:, 1:]) & (np.abs(x) >= (0 if signed(codec) else ends[:, :1]))
+    thresholds = (jnp.arange(2048, dtype=jnp.float32) + np.float32(0.5)) / np.float32(2048)
+
+    def total(threshold: Any) -> Any:
+        codes, scales = codec.encode(jnp.asarray(x), jnp.broadcast_to(threshold, x.shape))
+        return codec.decode(codes, scales)
+
+    mean = np.asarray(jnp.mean(jax.jit(jax.vmap(total))(thresholds), 0))
+    least = np.asarray(codec.decode(jnp.ones((4, 1), jnp.int32), scales))
+    scale = np.maximum(np.abs(x), least)
+    assert inside.mean() > 0.9
+    assert np.max((np.abs(mean - x) / scale)[inside]) < 2e-3
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=NAMES)
+def test_what_is_not_finite_is_seen_in_its_block_only(codec: Any) -> None:
+    x = blocks(np.random.default_rng(5), codec, 1.0, rows=4)
+    x[1, 7], x[2, 0] = np.nan, np.inf
+    _, _, y = through(codec, x)
+    assert np.all(np.isnan(np.asarray(y)[1:3]))
+    assert np.all(np.isfinite(np.asarray(y)[[0, 3]]))
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=NAMES)
+@pytest.mark.parametrize("size", [1.6e38, 1e30, 1e-30, 4e-38])
+def test_the_ends_of_float32(codec: Any, size: float) -> None:
+    x = np.full((1, codec.block), size, np.float32)
+    x[0, ::2] = size / 2
+    _, _, y = through(codec, x)
+    assert np.all(np.isfinite(np.asarray(y)))
+    np.testing.assert_allclose(np.asarray(y), x, rtol=0.35)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=NAMES)
+def test_a_finer_lattice_has_the_numbers_of_a_coarser_one(codec: Any) -> None:
+    """A number that is stored does not move when others leave its block, so that no noise comes of it."""
+    if signed(codec):
+        pytest.skip("a signed lattice has an offset, which may move")
+    x = blocks(np.random.default_rng(6), codec, 0.5, rows=32)
+    _, _, y = through(codec, x)
+    fewer = np.asarray(y)[:, :8].repeat(8, axis=1)
+    np.testing.assert_array_equal(through(codec, fewer)[2], fewer)
+
+
+@pytest.mark.parametrize(
+    "shape", [(64,), (65,), (3, 130), (4, 5, 6), (128, 2), (1, 1, 300), (0,), (0, 3), (7, 0)]
+)
+def test_blocks_of_any_shape_come_back(shape: tuple[int, ...]) -> None:
+    x = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    cut = to_blocks(x, 64)
+    assert cut.shape[-1] == 64
+    np.testing.assert_array_equal(from_blocks(cut, shape), x)
+    lead, size = fold(shape, 64)
+    assert cut.shape[:-2] == lead
+    assert cut.shape[-2] == -(-size // 64)
