@@ -72,24 +72,25 @@ class Choice:
         known = _roles(node, shapes)
         squares = [name for name, role in known.items() if role is roles.SECOND_MOMENT]
         moments = [name for name, role in known.items() if role is roles.MOMENT]
-        made: dict[str, dict[str, Any]] = {}
+        made: dict[str, list[Any]] = {}
+        trees: dict[str, Any] = {}
         for name in (*squares, *moments):
             related = squares[0] if squares and name in moments and not is_own(type(node), name) else ""
-            made[name] = {}
-            rows = view(getattr(node, name))
-            for path, x in zip(rows.paths, rows.places, strict=True):
+            made[name], rows = [], view(getattr(node, name))
+            besides = (
+                made[related]
+                if related and len(made[related]) == len(rows.places)
+                else [None] * len(rows.places)
+            )
+            for path, x, beside in zip(rows.paths, rows.places, besides, strict=True):
                 bits = self.bits(known[name], path, x)
-                beside = made[related].get(path) if related else None
                 where = "/".join(filter(None, (address, name, path)))
-                made[name][path] = (
-                    x if bits == 32 else self._stored(where, name, known[name], x, bits, related, beside)
+                wide = bits == 32
+                made[name].append(
+                    x if wide else self._stored(where, name, known[name], x, bits, related, beside)
                 )
-        return node._replace(
-            **{
-                name: view(getattr(node, name)).treedef.unflatten(rows.values())
-                for name, rows in made.items()
-            }
-        )
+            trees[name] = rows.treedef.unflatten(made[name])
+        return node._replace(**trees)
 
     def _stored(
         self, where: str, name: str, role: roles.Role, x: Any, bits: int, related: str, beside: Any

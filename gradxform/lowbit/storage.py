@@ -38,6 +38,9 @@ class Storage(Executor):
     def encode(self, new: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
         """The new slots of one leaf, and again those that are divided by the root of a new one."""
         made: dict[str, Any] = {}
+        for name, x in stored.items():
+            if isinstance(x, Quantized) and x.form.relative in new and name not in new:
+                new = {**new, name: self.decode(stored, dict.fromkeys(stored, jnp.dtype(np.float32)))[name]}
         for name in _ordered(stored):
             old = stored[name]
             if name not in new:

@@ -66,7 +66,7 @@ class Quantized:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the array that is stored: its own part of it, inside `shard_map`."""
+        """The shape of the array that is stored, inside `shard_map` of its own part."""
         shape: tuple[int, ...] = self.codes.shape
         if isinstance(self.form.codec, CastCodec) or self.form.codec.bits == 8:
             return shape

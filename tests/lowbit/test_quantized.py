@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import gradxform as gx
+from gradxform import build
 from gradxform.lowbit import Quantized
 
 BF16 = jnp.bfloat16
@@ -378,6 +379,32 @@ def test_a_state_goes_to_floats_and_back() -> None:
     for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(exact), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         np.testing.assert_allclose(a, b, rtol=0.13, atol=0.005 * float(np.max(np.abs(b))))
+
+
+def test_a_moment_keeps_its_value_when_only_the_second_one_is_new() -> None:
+    """It is stored as multiples of the root beside it, and that root has changed."""
+
+    @build.factory
+    def squares_only() -> Any:
+        def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
+            return g, {"nu": s.nu + g * g}
+
+        return build.elementwise(step, state=optax.ScaleByAdamState)
+
+    params = jnp.ones((64, 64))
+    exact = optax.ScaleByAdamState(jnp.int32(0), 3 * params, params)
+    tx = Q(squares_only())
+    state = gx.lowbit.requantized(exact, tx.init(params))
+    for _ in range(3):
+        _, state = jax.jit(tx.update)(10 * params, state)
+    np.testing.assert_allclose(gx.lowbit.dequantized(state).mu, 3.0, rtol=0.05)
+    np.testing.assert_allclose(gx.lowbit.dequantized(state).nu, 301.0, rtol=0.01)
+
+
+def test_keys_with_slashes_are_two_leaves() -> None:
+    params = {"a/b": jnp.ones((64, 64)), "a": {"b": jnp.ones((64, 64))}}
+    state = Q(gx.scale_by_adam()).init(params)
+    assert jax.tree.structure(gx.lowbit.dequantized(state).mu) == jax.tree.structure(params)
 
 
 def test_what_is_bad_is_refused_or_seen() -> None:
