@@ -73,7 +73,8 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 def test_every_preset_is_in_the_table() -> None:
-    made = {name: set(f.presets) for name, f in registered().items() if f.presets}
+    # Of methods; what `lowbit.quantized(like=...)` stands for is held by tests of its own.
+    made = {name: set(f.presets) for name, f in registered().items() if f.presets and "." not in name}
     assert made == {name: set(presets) for name, presets in PRESETS.items()}
 
 
