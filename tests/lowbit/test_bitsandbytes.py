@@ -16,6 +16,9 @@ from gradxform.lowbit.maps import dynamic_map
 from tests.golden.bitsandbytes_runs import BLOCK, SHAPES, edges, extreme, ramp
 from tests.reference import Golden
 
+#: In `make test-fast` the tests of the codes stand for those of all low-bit states.
+pytestmark = pytest.mark.slow
+
 GOLDEN = Golden.load("bitsandbytes.npz")
 ARRAYS = GOLDEN.arrays
 TINY = np.float32(2.0**-126)

@@ -12,6 +12,9 @@ import gradxform as gx
 from gradxform.lowbit import exact_master, master_params
 from gradxform.lowbit.master import cut, joined, moved
 
+#: In `make test-fast` the tests of the codes stand for those of all low-bit states.
+pytestmark = pytest.mark.slow
+
 BF16, F32 = jnp.bfloat16, jnp.float32
 ALL = np.arange(2**16, dtype=np.uint32)
 LOWS = [0, 1, 2, 0x1234, 0x7FFE, 0x7FFF, 0x8000, 0x8001, 0xABCD, 0xFFFE, 0xFFFF]

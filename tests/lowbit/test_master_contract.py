@@ -17,6 +17,9 @@ from gradxform.lowbit import exact_master, master_params
 from gradxform.lowbit.master import ExactMasterState, cut
 from gradxform.testing._subject import form_difference
 
+#: In `make test-fast` the tests of the codes stand for those of all low-bit states.
+pytestmark = pytest.mark.slow
+
 BF16, F32 = jnp.bfloat16, jnp.float32
 
 

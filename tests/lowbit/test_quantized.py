@@ -12,6 +12,9 @@ import gradxform as gx
 from gradxform import build
 from gradxform.lowbit import Quantized
 
+#: In `make test-fast` the tests of the codes stand for those of all low-bit states.
+pytestmark = pytest.mark.slow
+
 BF16 = jnp.bfloat16
 Q = gx.lowbit.quantized
 

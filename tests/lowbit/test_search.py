@@ -11,6 +11,9 @@ from gradxform.lowbit import search
 from gradxform.lowbit.maps import dynamic_map, linear_map, midpoints
 from gradxform.lowbit.search import find, search_table
 
+#: In `make test-fast` the tests of the codes stand for those of all low-bit states.
+pytestmark = pytest.mark.slow
+
 TINY = np.float32(2.0**-126)
 MAPS = {
     "signed": dynamic_map(True),
