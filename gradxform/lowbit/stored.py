@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import compat
+from .._core.nested import run_if
 from .._core.numerics import random_bits, stochastic_round
 from .codecs import RootCodec, SignedCodec, from_blocks, to_blocks
 from .dynamic import DynamicCodec
@@ -114,9 +115,20 @@ def stored(form: Form, x: Any) -> Quantized:
 
 def again(x: Any, old: Quantized) -> Quantized:
     """New values in the place of the old ones."""
-    form, step = old.form, jnp.asarray(old.step)
-    codes, scales = _encoded(form.codec, jnp.asarray(x), None if form.nearest else _thresholds(form, step, x))
+    form, step, x = old.form, jnp.asarray(old.step), jnp.asarray(x)
+
+    def made() -> tuple[Any, Any]:
+        return _encoded(form.codec, x, None if form.nearest else _thresholds(form, step, x))
+
+    codes, scales = run_if(step >= 0, made, lambda: (old.codes, old.scales)) if _enclosed(x) else made()
     return Quantized(form, codes, scales, step + np.int32(1))
+
+
+def _enclosed(x: Any) -> bool:
+    """Whether the encoding of `x` is compiled by itself, in a branch that is always taken."""
+    # On a CPU, XLA computes what is cheap once more for each array that needs it: the number in each pass over it, and
+    # the code, threshold included, where it is decoded again. Into a branch and out of it go arrays.
+    return isinstance(x, compat.Tracer) and not compat.manual_axes() and jax.default_backend() == "cpu"
 
 
 def decode(x: Quantized) -> Any:
@@ -166,12 +178,17 @@ def _packed(codes: Any) -> Any:
     if codes.shape[-1] % 2:
         codes = jnp.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, 1)])
     pairs = jnp.reshape(codes.astype(jnp.uint8) & np.uint8(15), (*codes.shape[:-1], -1, 2))
-    return pairs[..., 0] | (pairs[..., 1] << np.uint8(4))
+    # As one word and not as two slices, for which XLA would compute the codes twice and one by one.
+    both = jax.lax.bitcast_convert_type(pairs, jnp.uint16)
+    return (both | (both >> np.uint16(4))).astype(jnp.uint8)
 
 
 def _unpacked(packed: Any, size: int, signed: bool) -> Any:
-    pairs = jnp.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
-    codes = jnp.reshape(pairs, (*packed.shape[:-1], -1))[..., :size]
-    if not signed:
-        return codes
-    return jnp.where(codes > np.uint8(7), codes.astype(jnp.int8) - np.int8(16), codes.astype(jnp.int8))
+    """The codes of bytes, as numbers."""
+    shape = (*packed.shape[:-1], 2 * packed.shape[-1])
+    pairs = jnp.broadcast_to(jnp.expand_dims(packed.astype(jnp.int32), -1), (*packed.shape, 2))
+    # Its half of the byte is moved to the end with the sign and back again, which takes that sign along.
+    odd = jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1) & np.int32(1)
+    moved = jnp.reshape(pairs, shape) << (np.int32(28) - odd * np.int32(4))
+    back = jax.lax.shift_right_arithmetic if signed else jax.lax.shift_right_logical
+    return back(moved, jnp.full_like(moved, 28))[..., :size]
