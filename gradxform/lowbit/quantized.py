@@ -27,6 +27,7 @@ from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_absent, is_inexact, matches, view
 from .codecs import RootCodec, SignedCodec
 from .dynamic import DynamicCodec
+from .float8 import Float8Codec
 from .storage import STORAGE, closed, divided, opened
 from .stored import CastCodec, Codec, Form, Quantized, decode, stored
 
@@ -52,7 +53,7 @@ class Choice:
     min_size: int
     nearest: bool
     seed: int
-    dynamic: bool = False
+    map: str = "adaptive"
 
     def bits(self, role: roles.Role, path: str, x: Any) -> int:
         """The bits of one array; 32 means as it is."""
@@ -100,7 +101,7 @@ class Choice:
             raise TypeError(say(fact, "keep it as it is: wide='<its path>'"))
         codec = self._codec(role, bits)
         same = beside is not None and not is_absent(beside) and tuple(beside.shape) == tuple(x.shape)
-        relative = related if same and isinstance(codec, SignedCodec) else ""
+        relative = related if same and isinstance(codec, SignedCodec | Float8Codec) else ""
         salt = leaf_number(f"{self.seed}:{where}")
         form = Form(codec, str(x.dtype), name, relative, salt, self.nearest)
         if not relative:
@@ -112,8 +113,8 @@ class Choice:
         squares = role is roles.SECOND_MOMENT
         if bits == 16:
             return CastCodec()
-        if self.dynamic and bits == 8:
-            return DynamicCodec(signed=not squares)
+        if bits == 8 and self.map != "adaptive":
+            return (DynamicCodec if self.map == "dynamic" else Float8Codec)(signed=not squares)
         return RootCodec(bits) if squares else SignedCodec(bits)
 
 
@@ -193,7 +194,8 @@ def quantized(
             whose steps are smaller than the distance of two codes then never moves again.
         seed: of the thresholds.
         map: the numbers that 8 bits stand for: "adaptive", lattices that fit the range of each block of 64; "dynamic",
-            the fixed map of bitsandbytes and torchao on blocks of 256, whose second moment has a zero.
+            the fixed map of bitsandbytes and torchao on blocks of 256, whose second moment has a zero; "float8",
+            float8_e4m3fn, a second moment as its root: coarser than "adaptive", for what wants that dtype.
         like: "bitsandbytes" for their map, to nearest; `gx.lowbit.bitsandbytes.read_state` reads their checkpoints.
 
     State: that of `tx`, with `gx.lowbit.Quantized` nodes in the place of arrays: codes shaped like the parameter, one
@@ -228,8 +230,8 @@ def quantized(
     check_integer("lowbit.quantized", "seed", seed)
     if rounding not in _ROUNDINGS:
         raise ValueError(f"gx.lowbit.quantized(rounding={short(rounding)}): wanted 'stochastic' or 'nearest'")
-    if map not in ("adaptive", "dynamic"):
-        raise ValueError(f"gx.lowbit.quantized(map={short(map)}): wanted 'adaptive' or 'dynamic'")
+    if map not in ("adaptive", "dynamic", "float8"):
+        raise ValueError(f"gx.lowbit.quantized(map={short(map)}): wanted 'adaptive', 'dynamic' or 'float8'")
     del like
     choice = Choice(
         moment=bits if moment is None else moment,
@@ -239,7 +241,7 @@ def quantized(
         min_size=int(min_size),
         nearest=rounding == "nearest",
         seed=int(seed),
-        dynamic=map == "dynamic",
+        map=map,
     )
     return wrap(QuantizedBody(as_transform(tx, "gx.lowbit.quantized(tx)"), choice))
 

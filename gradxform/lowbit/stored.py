@@ -21,6 +21,7 @@ from .._core.nested import run_if
 from .._core.numerics import random_bits, stochastic_round
 from .codecs import RootCodec, SignedCodec, from_blocks, to_blocks
 from .dynamic import DynamicCodec
+from .float8 import Float8Codec
 
 #: The golden ratio as a share of 2^32.
 _GOLDEN = np.uint32(0x9E3779B9)
@@ -33,7 +34,7 @@ class CastCodec:
     dtype: str = "bfloat16"
 
 
-Codec = RootCodec | SignedCodec | DynamicCodec | CastCodec
+Codec = RootCodec | SignedCodec | DynamicCodec | Float8Codec | CastCodec
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Quantized:
 
     def __repr__(self) -> str:
         codec = self.form.codec
-        kind = codec.dtype if isinstance(codec, CastCodec) else f"{codec.bits} bits"
+        kind = codec.dtype if isinstance(codec, CastCodec | Float8Codec) else f"{codec.bits} bits"
         size = list(self.shape) if hasattr(self.codes, "shape") else ""
         return f"Quantized({self.form.dtype}{size} in {kind})"
 
