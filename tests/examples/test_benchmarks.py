@@ -35,8 +35,19 @@ def test_the_quick_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.slow
-def test_the_table_of_low_bit_states(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_low_bit_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "results.json"
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        lowbit.main(["--quick"])
-    printed = capsys.readouterr().out
-    assert all(printed.count(name) == 2 for name in lowbit.STORES)
+        results = lowbit.main(["--quick", "--out", str(out)])
+    assert json.loads(out.read_text())["directions"] == results["directions"]
+    steps, tables = results["steps"], results["directions"]
+    assert steps["copy_gigabytes_a_second"] > 0
+    assert steps["entrants"].keys() == {"float32", *lowbit.STORES, *lowbit.PLAIN}
+    for name, figures in steps["entrants"].items():
+        for times in (figures["time"], figures["processor_time"]):
+            assert 0 < times["p10"] <= times["median"] <= times["p90"], name
+    assert tables["once"].keys() == lowbit.STORES.keys()
+    assert tables["3"].keys() == {*lowbit.STORES, *lowbit.PLAIN}
+    assert tables["3"]["8 bits"]["wild"]["error"] < tables["3"]["plain, 8 bits"]["wild"]["error"]
+    lines = capsys.readouterr().out.splitlines()
+    assert all(sum(line.startswith(name) for line in lines) == 4 for name in lowbit.STORES)

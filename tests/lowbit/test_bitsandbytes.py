@@ -1,6 +1,7 @@
 """bitsandbytes' codes and states: equal to what its package makes, number for number."""
 
 import doctest
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ KINDS = {"signed": True, "unsigned": False}
 KERNELS = {"nearest": ("torch", "torch_absmax"), "cpu": ("cpu", "absmax")}
 RULES = ["nearest", "cuda", "cpu"]
 jitted = jax.jit(encode, static_argnums=(1, 2))
+read = jax.jit(decode, static_argnums=(2, 3))
 
 
 def given(kind: str, name: str) -> np.ndarray:
@@ -45,7 +47,7 @@ def given(kind: str, name: str) -> np.ndarray:
 def test_the_codes_are_theirs(kind: str, name: str, rule: str) -> None:
     """Midpoints and their neighbours, all steps of their grid, zeros, a short block, scales from 2^-120 to 3e38."""
     x = given(kind, name)
-    codes, absmax = (np.asarray(y) for y in encode(jnp.asarray(x), KINDS[kind], rule))
+    codes, absmax = (np.asarray(y) for y in jitted(jnp.asarray(x), KINDS[kind], rule))
     their_codes, their_absmax = (ARRAYS[f"{kind}/{name}/{part}"] for part in KERNELS[rule])
     assert codes.dtype == np.uint8
     assert np.array_equal(absmax, their_absmax)
@@ -70,7 +72,7 @@ def test_all_codes_come_back(signed: bool, scale: float, rule: str) -> None:
     """But for those that the grid of the C++ kernel cannot reach."""
     codes = jnp.arange(256, dtype=jnp.uint8)
     absmax = jnp.asarray([scale], jnp.float32)
-    again, same = encode(decode(codes, absmax, signed), signed, rule)
+    again, same = jitted(read(codes, absmax, signed), signed, rule)
     assert np.array_equal(same, absmax)
     reached = np.full(256, True) if rule != "cpu" else np.abs(dynamic_map(signed)) > 1e-4
     assert np.array_equal(np.asarray(again)[reached], np.arange(256)[reached])
@@ -82,32 +84,48 @@ def test_all_codes_come_back(signed: bool, scale: float, rule: str) -> None:
 @pytest.mark.parametrize("signed", [True, False])
 def test_zeros_stay_zero(signed: bool, rule: str) -> None:
     x = jnp.zeros(600).at[300].set(2.0)
-    got = np.asarray(decode(*encode(x, signed, rule), signed))
+    got = np.asarray(read(*jitted(x, signed, rule), signed))
     assert np.all(got[:256] == 0)
     assert np.all(got[512:] == 0)
     inside = np.delete(got[256:512], 300 - 256)
     # The C++ kernel's own: a zero beside other numbers comes back as the next number of its grid.
     assert np.all(inside == 0) or (rule == "cpu" and np.all((inside > 0) & (inside < 5e-5)))
-    assert not np.any(np.asarray(decode(*encode(jnp.full(5, TINY / 2), signed, rule), signed)))
+    assert not np.any(np.asarray(read(*jitted(jnp.full(600, TINY / 2), signed, rule), signed)))
+
+
+@partial(jax.jit, static_argnums=1)
+def both_ways(x: Any, rule: str) -> Any:
+    """By each map: codes, scales, the numbers that come back, those of the flat codes, the codes of the flat array."""
+    made = {}
+    for signed, value in ((True, x), (False, x * x)):
+        codes, absmax = encode(value, signed, rule)
+        back, flat = decode(codes, absmax, signed), decode(codes.reshape(-1), absmax, signed, x.shape)
+        made[signed] = codes, absmax, back, flat, encode(value.reshape(-1), signed, rule)[0]
+    return made
+
+
+def some(*shape: int) -> Any:
+    return jnp.asarray((np.random.default_rng(3).normal(size=shape) * 1e-3).astype(np.float32))
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("shape", [(), (1,), (255,), (256,), (257,), (3, 5, 7), (16, 32), (0,), (4, 0)])
-def test_any_shape_and_jit_changes_nothing(shape: tuple[int, ...], rule: str) -> None:
+def test_any_shape(shape: tuple[int, ...], rule: str) -> None:
     size = int(np.prod(shape))
-    x = (np.random.default_rng(size).normal(size=shape) * 1e-3).astype(np.float32)
-    for signed in (True, False):
-        value = jnp.asarray(x if signed else x * x)
-        codes, absmax = encode(value, signed, rule)
+    for codes, absmax, back, flat_back, flat in both_ways(some(*shape), rule).values():
         assert (codes.shape, absmax.shape) == (shape, (-(-size // BLOCK),))
-        for one, other in zip(jitted(value, signed, rule), (codes, absmax), strict=True):
-            assert np.array_equal(one, other)
-        back = decode(codes, absmax, signed)
         assert (back.shape, back.dtype) == (shape, jnp.float32)
-        assert np.array_equal(back, jax.jit(decode, static_argnums=2)(codes, absmax, signed))
-        assert np.array_equal(back, decode(codes.reshape(-1), absmax, signed, shape))
-        flat = encode(value.reshape(-1), signed, rule)[0]
+        assert np.array_equal(back, flat_back)
         assert np.array_equal(flat, codes.reshape(-1))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_jit_changes_nothing(rule: str) -> None:
+    for signed, (codes, absmax, back, *_) in both_ways(some(257), rule).items():
+        value = some(257) if signed else some(257) ** 2
+        for one, other in zip(encode(value, signed, rule), (codes, absmax), strict=True):
+            assert np.array_equal(one, other)
+        assert np.array_equal(decode(codes, absmax, signed), back)
 
 
 def test_the_rules_differ_where_they_say() -> None:
@@ -129,7 +147,7 @@ def test_the_rules_differ_where_they_say() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_what_is_not_finite_is_seen(bad: float, rule: str) -> None:
     x = jnp.ones(600).at[3].set(bad)
-    back = np.asarray(decode(*encode(x, True, rule), True))
+    back = np.asarray(read(*jitted(x, True, rule), True))
     assert not np.any(np.isfinite(back[:256]))
     assert np.isnan(bad) <= np.all(np.isnan(back[:256]))
     assert np.all(back[256:] == 1)

@@ -93,6 +93,16 @@ def test_a_block_of_zeros_is_zero_and_a_zero_is_zero(codec: Any) -> None:
         assert np.all(np.asarray(codes)[x == 0] == 0)
 
 
+@pytest.mark.parametrize("codec", CODECS, ids=NAMES)
+def test_zeros_of_both_signs_are_the_same_zero(codec: Any) -> None:
+    x = blocks(np.random.default_rng(10), codec, 1.0)
+    x[:, ::5] = 0
+    other = x.copy()
+    other[:, ::10] = -0.0
+    for one, same in zip(through(codec, x), through(codec, other), strict=True):
+        np.testing.assert_array_equal(one, same)
+
+
 @pytest.mark.parametrize("codec", [RootCodec(8), RootCodec(4)], ids=["8", "4"])
 @pytest.mark.parametrize("spread", [0.1, 2.0, 10.0, 18.0])
 def test_a_second_moment_above_zero_is_never_zero(codec: Any, spread: float) -> None:
