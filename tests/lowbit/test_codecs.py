@@ -81,6 +81,20 @@ def test_every_code_of_every_kind_of_block_round_trips(codec: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("codec", [RootCodec(8), RootCodec(4)], ids=["8", "4"])
+def test_every_number_of_every_lattice_of_second_moments_is_kept(codec: RootCodec) -> None:
+    """All codes of all lattices, which start at an eighth of an octave: also alone, on the finest lattice there is."""
+    codes = jnp.tile(jnp.arange(256 if codec.bits == 8 else 16), (8 * len(codec._octaves), 1))
+    starts, kinds = np.meshgrid(8 * 120 + np.arange(8), [m + 1 for m in codec._octaves])
+    table = codec.decode(codes, jnp.asarray((starts << 4 | kinds).reshape(-1), jnp.uint16))
+    numbers = np.asarray(table)
+    assert np.all(np.diff(numbers, axis=1) > 0)
+    alone = np.zeros((numbers.size, codec.block), np.float32)
+    alone[:, 0] = numbers.reshape(-1)
+    for threshold in (None, 0.0, 1 - 2**-24):
+        np.testing.assert_array_equal(through(codec, alone, threshold)[2], alone)
+
+
 @pytest.mark.parametrize("codec", CODECS, ids=NAMES)
 def test_a_block_of_zeros_is_zero_and_a_zero_is_zero(codec: Any) -> None:
     rng = np.random.default_rng(1)
