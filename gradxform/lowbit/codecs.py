@@ -38,11 +38,25 @@ _HUGE = np.float32(2.0**127)
 def to_blocks(x: Any, block: int) -> Any:
     """`x` as (..., blocks, block): the last axis cut, short axes folded into it first, the rest filled with zeros."""
     lead, size = fold(x.shape, block)
-    flat = jnp.reshape(x, (*lead, size))
+    flat = jnp.reshape(_whole(x, len(lead), block), (*lead, size))
     short = -size % block
     if short:
         flat = jnp.pad(flat, [(0, 0)] * len(lead) + [(0, short)])
     return jnp.reshape(flat, (*lead, (size + short) // block, block))
+
+
+def _whole(x: Any, lead: int, block: int) -> Any:
+    """`x` with the axes that are cut whole on each device, if a mesh has cut them elsewhere than between two blocks."""
+    # On a mesh with explicit axes a reshape has to be told; on others, where no spec is known, XLA finds it out.
+    spec = getattr(getattr(jax.typeof(x), "sharding", None), "spec", None)
+    if spec is None or all(names is None for names in spec[lead:]):
+        return x
+    sizes = jax.sharding.get_abstract_mesh().shape
+    names = spec[-1] if isinstance(spec[-1], tuple) else (spec[-1],)
+    shards = int(np.prod([sizes[name] for name in names if name is not None]))
+    if lead == x.ndim - 1 and x.shape[-1] % (shards * block) == 0:
+        return x
+    return jax.sharding.reshard(x, jax.P(*spec[:lead], *[None] * (x.ndim - lead)))
 
 
 def from_blocks(y: Any, shape: tuple[int, ...]) -> Any:

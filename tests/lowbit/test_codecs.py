@@ -258,3 +258,17 @@ def test_blocks_of_any_shape_come_back(shape: tuple[int, ...]) -> None:
     lead, size = fold(shape, 64)
     assert cut.shape[:-2] == lead
     assert cut.shape[-2] == -(-size // 64)
+
+
+@pytest.mark.parametrize("shape", [(16, 768), (3, 200), (4, 16, 8), (2, 1024)])
+def test_blocks_of_an_array_that_a_mesh_has_cut_elsewhere(shape: tuple[int, ...]) -> None:
+    """Eight shards of the last axis, explicit: of 96, 25, 1 and 128 numbers. Only the last are of whole blocks."""
+    x = jnp.arange(int(np.prod(shape)), dtype=jnp.float32).reshape(shape)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    spec = jax.P(*[None] * (len(shape) - 1), "x")
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(x, jax.NamedSharding(mesh, spec))
+        cut, back = jax.jit(lambda x: (to_blocks(x, 64), from_blocks(to_blocks(x, 64), shape)))(placed)
+    np.testing.assert_array_equal(cut, to_blocks(x, 64))
+    np.testing.assert_array_equal(back, x)
+    assert (back.sharding.spec == spec) == (shape == (2, 1024))
