@@ -50,6 +50,11 @@ def is_box(x: Any) -> bool:
     return _is_box_type(type(x))
 
 
+def is_variable(x: Any) -> bool:
+    """Whether `x` is an NNX `Variable`."""
+    return is_box(x) and hasattr(x, "get_metadata")
+
+
 def key_text(key: Any) -> str:
     """One step of a path as text: a dictionary's key, a sequence's index, an attribute's name."""
     for attribute in ("key", "idx", "name"):

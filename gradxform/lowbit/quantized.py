@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core import roles
+from .._core import compat, roles
 from .._core.errors import check_integer, describe_array, say, short
 from .._core.factory import factory
 from .._core.numerics import leaf_number
@@ -24,11 +25,12 @@ from .._core.roles import is_own, roles_of
 from .._core.spec import Example
 from .._core.states import changed
 from .._core.transform import GradientTransformation, as_transform, wrap
-from .._core.tree import is_absent, is_inexact, matches, view
+from .._core.tree import is_absent, is_inexact, is_variable, matches, paths_of, view
+from .boxes import bare, into_variables, inward, outward
 from .codecs import RootCodec, SignedCodec
 from .dynamic import DynamicCodec
 from .float8 import Float8Codec
-from .storage import STORAGE, closed, divided, opened
+from .storage import STORAGE, divided, is_stored
 from .stored import CastCodec, Codec, Form, Quantized, decode, stored
 
 _BITS = (4, 8, 16, 32)
@@ -55,11 +57,11 @@ class Choice:
     seed: int
     map: str = "adaptive"
 
-    def bits(self, role: roles.Role, path: str, x: Any) -> int:
-        """The bits of one array; 32 means as it is."""
-        if is_absent(x) or not hasattr(x, "shape") or not is_inexact(x) or not x.shape:
+    def bits(self, role: roles.Role, path: str, x: Any, parts: int) -> int:
+        """The bits of one array; 32 means as it is, and so is what `quantized` inside has stored."""
+        if is_absent(x) or is_stored(x) or not hasattr(x, "shape") or not is_inexact(x) or not x.shape:
             return 32
-        if int(np.prod(x.shape)) < self.min_size:
+        if parts * int(np.prod(x.shape)) < max(self.min_size, 1):
             return 32
         for pattern, bits in self.paths:
             if matches(pattern, path, x, "gx.lowbit.quantized(paths)"):
@@ -68,29 +70,33 @@ class Choice:
             return 32
         return self.moment if role is roles.MOMENT else self.second_moment
 
-    def node(self, address: str, node: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-        """A state of one link with its moments stored; `shapes` are those of the parameters, by path."""
+    def node(
+        self, address: str, node: Any, shapes: Mapping[str, tuple[int, ...]], parts: Mapping[str, int]
+    ) -> Any:
+        """A state of one link with its moments stored; `shapes` are those of the parameters, by path.
+
+        `parts` is into how many parts, one of which is seen, `shard_map` has cut a parameter.
+        """
         known = _roles(node, shapes)
         squares = [name for name, role in known.items() if role is roles.SECOND_MOMENT]
         moments = [name for name, role in known.items() if role is roles.MOMENT]
-        made: dict[str, list[Any]] = {}
+        stands: dict[str, list[Any]] = {}
         trees: dict[str, Any] = {}
         for name in (*squares, *moments):
             related = squares[0] if squares and name in moments and not is_own(type(node), name) else ""
-            made[name], rows = [], view(getattr(node, name))
-            besides = (
-                made[related]
-                if related and len(made[related]) == len(rows.places)
-                else [None] * len(rows.places)
-            )
-            for path, x, beside in zip(rows.paths, rows.places, besides, strict=True):
-                bits = self.bits(known[name], path, x)
+            places, treedef = jax.tree.flatten(getattr(node, name), is_leaf=_is_place)
+            many = len(places)
+            besides = stands[related] if related and len(stands[related]) == many else [None] * many
+            stands[name] = [bare(x) if is_stored(x) else _array(x) for x in places]
+            for i, (path, beside) in enumerate(zip(paths_of(treedef), besides, strict=True)):
+                x = stands[name][i]
+                bits = self.bits(known[name], path, x, parts.get(path, 1))
+                if bits == 32:
+                    continue
                 where = "/".join(filter(None, (address, name, path)))
-                wide = bits == 32
-                made[name].append(
-                    x if wide else self._stored(where, name, known[name], x, bits, related, beside)
-                )
-            trees[name] = rows.treedef.unflatten(made[name])
+                kept = stands[name][i] = self._stored(where, name, known[name], x, bits, related, beside)
+                places[i] = into_variables(kept, places[i]) if is_variable(places[i]) else kept
+            trees[name] = treedef.unflatten(places)
         return node._replace(**trees)
 
     def _stored(
@@ -116,6 +122,21 @@ class Choice:
         if bits == 8 and self.map != "adaptive":
             return (DynamicCodec if self.map == "dynamic" else Float8Codec)(signed=not squares)
         return RootCodec(bits) if squares else SignedCodec(bits)
+
+
+def _is_place(x: Any) -> bool:
+    return is_absent(x) or is_stored(x) or is_variable(x)
+
+
+def _parts(p: Any) -> int:
+    axes = compat.varying_axes(p) if isinstance(p, jax.Array) else ()
+    return int(np.prod([jax.lax.axis_size(name) for name in axes], dtype=np.int64))
+
+
+def _array(place: Any) -> Any:
+    """What stands in a place, without the variable around it."""
+    inside = jax.tree.leaves(place) if is_variable(place) else [place]
+    return inside[0] if inside else None
 
 
 def _roles(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, roles.Role]:
@@ -146,16 +167,17 @@ class QuantizedBody(Body):
         rows = view(params)
         shapes = {path: getattr(p, "shape", ()) for path, p in zip(rows.paths, rows.places, strict=True)}
         state = self.inner.body.init(params, stacked)
-        return changed(state, lambda address, node: self.choice.node(address, node, shapes))
+        parts = {path: _parts(p) for path, p in zip(rows.paths, rows.places, strict=True)}
+        return changed(state, lambda address, node: self.choice.node(address, node, shapes, parts))
 
     def lower(self, lowering: Lowering, route: Route) -> Route:
         return route.after(self.inner.body.lower(lowering, replace(route, executor=STORAGE)))
 
     def split(self, state: Any, address: str) -> list[Any]:
-        return self.inner.body.split(state, address)
+        return self.inner.body.split(outward(state), address)
 
     def join(self, state: Any, parts: list[Any]) -> Any:
-        return self.inner.body.join(state, parts)
+        return inward(self.inner.body.join(state, parts))
 
 
 @factory(
@@ -265,7 +287,7 @@ def dequantized(state: Any) -> Any:
         >>> gx.lowbit.dequantized(state)[0].nu["w"].shape
         (64, 128)
     """
-    return opened(state)
+    return STORAGE.opened(state)
 
 
 def requantized(state: Any, like: Any) -> Any:
@@ -279,4 +301,4 @@ def requantized(state: Any, like: Any) -> Any:
         >>> state[0].mu["w"]
         Quantized(float32[64, 128] in 8 bits)
     """
-    return closed(state, like)
+    return STORAGE.closed(state, like)

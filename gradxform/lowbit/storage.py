@@ -14,11 +14,15 @@ import numpy as np
 from .._core import compat
 from .._core.nested import run_if
 from .._core.numerics import cast
+from .._core.packed import keep_by
 from .._core.plan import Executor, kept
+from .boxes import inward, outward
 from .stored import Quantized, again, decode
 
 #: A divisor in the place of the root of zero.
 _LEAST = np.float32(2.0**-63)
+#: The largest multiple of it that is stored.
+_MOST = np.float32(2.0**10)
 
 
 class Storage(Executor):
@@ -74,7 +78,15 @@ class Storage(Executor):
             stored = {n: _plus(x, never) if isinstance(x, Quantized) else x for n, x in stored.items()}
         given, held = u, stored
         always = jnp.asarray(coded[0].step) >= 0
-        new, made = run_if(always, lambda: work(given, held), lambda: (jnp.zeros_like(given), held))
+        renewed: list[str] = []  # a rule may leave slots as they are, and both branches have all
+
+        def taken() -> Any:
+            new, made = work(given, held)
+            renewed[:] = made
+            return new, {**held, **made}
+
+        new, made = run_if(always, taken, lambda: (jnp.zeros_like(given), held))
+        made = {name: made[name] for name in renewed}
         waits = [_words(x) for x in made.values() if isinstance(x, Quantized)]
         return new, made, waits[-1] if waits else last
 
@@ -86,11 +98,11 @@ class Storage(Executor):
 
     def opened(self, state: Any) -> Any:
         """A whole state with arrays in the place of `Quantized` nodes."""
-        return opened(state)
+        return opened(outward(state))
 
     def closed(self, new: Any, old: Any) -> Any:
         """The inverse of `opened`."""
-        return closed(new, old)
+        return inward(closed(new, outward(old)))
 
 
 def _ordered(stored: Mapping[str, Any]) -> list[str]:
@@ -101,8 +113,13 @@ def _ordered(stored: Mapping[str, Any]) -> list[str]:
 
 
 def divided(x: Any, v: Any) -> Any:
-    """A moment as multiples of the root of the second moment beside it, as the latter is stored."""
-    return x.astype(jnp.float32) / _root(v)
+    """A moment as multiples of the root of the second moment beside it, as the latter is stored.
+
+    Beside a zero, which is what squares of gradients below 1e-18 leave, it is small too. Where it is not, as in states
+    of others that round a second moment to zero, it is cut: all numbers of its block would be lost beside it.
+    """
+    made = x.astype(jnp.float32) / _root(v)
+    return jnp.where(v > 0, made, jnp.clip(made, -_MOST, _MOST))
 
 
 def _root(v: Any) -> Any:
@@ -183,3 +200,4 @@ def _by_leaf(node: Any, change: Any) -> Any:
 
 #: The one there is: nodes say themselves how they are stored.
 STORAGE = Storage()
+keep_by(Quantized, STORAGE)
