@@ -13,6 +13,7 @@ import numpy as np
 
 from .compat import Tracer
 from .orders import orders
+from .packed import is_packed, packed_leaves
 from .plan import Link, Plan, selected
 from .roles import OTHER, Role, roles_of
 from .rule import Rule
@@ -50,6 +51,7 @@ class Facts:
         str, ...
     ]  # leaves whose direction no link turns; empty if there are links that cannot be read
     orders: tuple[str, ...]  # a line for each order that changes the mathematics
+    packed: tuple[tuple[str, int], ...] = ()  # in what arrays of the state are kept, and how many
 
 
 def _bytes(x: Any) -> int:
@@ -171,4 +173,5 @@ def facts(tx: GradientTransformation, params: Any) -> Facts:
         frozen=tuple(sorted(zeroed)),
         uphill=uphill if known else (),
         orders=tuple(orders(tx.plan, parts, params, frozenset(zeroed))),
+        packed=tuple(sorted(Counter(x.kind for x in packed_leaves(state) if is_packed(x)).items())),
     )

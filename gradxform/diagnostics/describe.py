@@ -133,6 +133,8 @@ def _summary(known: Facts) -> list[str]:
             by_role["other"] = by_role.get("other", 0) + row.state_bytes
     roles = ", ".join(f"{role} {_size(size)}" for role, size in by_role.items() if size)
     per = f" ({known.state_bytes / known.parameters:.1f} B a parameter)" if known.parameters else ""
+    kept = ", ".join(f"{_plural(n, 'array', 'arrays')} in {kind}" for kind, n in known.packed)
+    roles = "; ".join(filter(None, (roles, kept)))
     lines = _routes(known)
     if known.frozen:
         lines.append(f"frozen: {_listed(known.frozen)}")

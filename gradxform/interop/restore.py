@@ -15,6 +15,7 @@ from .._core.numerics import cast
 from .._core.states import nodes
 from .._core.transform import GradientTransformation, as_transform
 from .._core.tree import is_absent, is_inexact, matches, view
+from .coded import Coded
 from .matching import Found, Matcher
 from .meaning import meanings
 from .reading import Field, Node, NumberedReader, Reader, join, makers_of
@@ -79,7 +80,8 @@ def restore_into(
     is not made of an average (`mu`), nor an average of a sum: they differ in size by 1 / (1 - momentum). Numbers that
     were set (`gx.tunable`) stay with the state classes that they were set for; sums and norms of gradients go on under
     the same loss scale only, and windows with the weights that they were begun with. A leaf whose shape differs starts
-    anew, alone; another floating dtype is cast. Nothing is guessed: where two saved states are alike and it cannot be
+    anew, alone; another floating dtype is cast, and what is kept in codes is decoded and encoded as the new state keeps
+    it. Nothing is guessed: where two saved states are alike and it cannot be
     told which is meant, both new ones start anew.
 
     Args:
@@ -118,8 +120,8 @@ def restore_into(
     """
     transform = as_transform(tx, "gx.restore_into(tx)")
     _check(params, saved_state)
-    started = transform.init(params)
-    leaves, treedef = jax.tree.flatten(started)
+    coded = Coded(transform.init(params), saved_state)
+    leaves, treedef = jax.tree.flatten(coded.new)
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]
     numbered = treedef.unflatten(range(len(leaves)))
     learnt: set[Any] = set()
@@ -136,7 +138,7 @@ def restore_into(
     new.read(numbered)
     made = [] if saved_by is None else _made_by(as_transform(saved_by, "gx.restore_into(saved_by)"), params)
     saved = Reader([c for node in (*new.nodes, *made) for c in node.classes], {}, {}, learnt).read(
-        saved_state
+        coded.saved
     )
     if made:
         _recognise(saved.nodes, {node.path: node for node in made})
@@ -145,8 +147,9 @@ def restore_into(
     if fresh is not None:
         _start_anew(new.nodes, decided, fresh)
     matcher.settle(decided)
-    report = [*_new_rows(new, saved, decided, leaves), *_dropped(new, saved, decided, shapes)]
-    return treedef.unflatten(leaves), Restored(tuple(report))
+    coded.settle(new.nodes, decided, leaves)
+    report = [*_new_rows(new, saved, decided, leaves, coded), *_dropped(new, saved, decided, shapes)]
+    return coded.closed(treedef.unflatten(leaves)), Restored(tuple(report))
 
 
 def _check(params: Any, saved: Any) -> None:
@@ -224,7 +227,7 @@ def _start_anew(new: Sequence[Node], decided: Mapping[int, Found], fresh: Any) -
 
 
 def _new_rows(
-    new: NumberedReader, saved: Reader, decided: Mapping[int, Found], leaves: list[Any]
+    new: NumberedReader, saved: Reader, decided: Mapping[int, Found], leaves: list[Any], coded: Coded
 ) -> list[RestoredLeaf]:
     """Puts the saved arrays into `leaves` and says what was done, one row for each leaf of the new state."""
     rows: list[RestoredLeaf] = []
@@ -242,6 +245,7 @@ def _new_rows(
                     continue
                 origin, name, value = taken
                 leaves[number], note = _placed(value, leaves[number])
+                note = coded.note(value, number, note)
                 if origin.maker is None and node.maker and field.name in node.maker.own:
                     whose = f"if it is of {node.maker.method}; else say saved_by="
                     note = f"{note}, {whose}" if note else whose
