@@ -196,7 +196,8 @@ def test_the_bits_are_the_same_on_any_mesh(kind: str, spec: Any) -> None:
     sharding = jax.sharding.NamedSharding(mesh, jax.P(*spec))
     with jax.set_mesh(mesh):
         cut_p, cut_u = jax.device_put(p, sharding), jax.device_put(u, sharding)
-        for run in (stochastic, jax.jit(stochastic), jax.jit(stochastic, donate_argnums=0)):
+        more = (stochastic, jax.jit(stochastic, donate_argnums=0)) if spec == ("x", "y") else ()
+        for run in (jax.jit(stochastic), *more):
             got = run({"w": cut_p}, {"w": cut_u}, jnp.int32(4))["w"]
             np.testing.assert_array_equal(words(got), want)
             assert got.sharding.is_equivalent_to(sharding, 2)

@@ -249,6 +249,9 @@ def loop(tx: Any, add: Any) -> Any:
     return step
 
 
+masters_of = jax.jit(master_params)
+
+
 def widened() -> Any:
     """A link that only casts: float32 training with gradients of bfloat16."""
 
@@ -288,7 +291,7 @@ def test_a_thousand_steps_are_those_of_float32(inner: Any, grads_in: Any) -> Non
             params, state = ours(params, state, grads)
             plain, other = theirs(plain, other, grads)
             crossings += int((np.signbit(before) != np.signbit(plain["w"])).sum())
-            masters = master_params(state, params)
+            masters = masters_of(state, params)
             for name in shapes:
                 np.testing.assert_array_equal(
                     bits(masters[name]), bits(plain[name]), err_msg=f"{name} at {t}"

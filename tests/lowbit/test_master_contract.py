@@ -1,6 +1,7 @@
 """`exact_master` among the other wrappers, under JAX's transformations, on meshes, and with what it refuses."""
 
 import pickle
+from functools import cache
 from typing import Any
 
 import jax
@@ -62,10 +63,16 @@ def trained(tx: Any, params: Any, steps: int = 6, **extra: Any) -> tuple[Any, An
     return params, state
 
 
+@cache
+def in_float32(plain: Any, steps: int) -> Any:
+    """The parameters of a run without the wrapper, of which several tests ask."""
+    return trained(plain, float32(start()), steps)[0]
+
+
 def is_float32_training(wrapped: Any, plain: Any, steps: int = 6, rtol: float = 0.0) -> Any:
     """The masters of a run are the parameters of a float32 run with `plain`, and round to the weights."""
     params, state = trained(wrapped, start(), steps)
-    want, _ = trained(plain, float32(start()), steps)
+    want = in_float32(plain, steps)
     masters = master_params(state, params)
     jax.tree.map(lambda m, w: np.testing.assert_allclose(m, w, rtol=rtol), masters, want)
     assert rtol or words(masters) == words(want)
