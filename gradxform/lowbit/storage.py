@@ -119,7 +119,7 @@ def divided(x: Any, v: Any) -> Any:
     of others that round a second moment to zero, it is cut: all numbers of its block would be lost beside it.
     """
     made = x.astype(jnp.float32) / _root(v)
-    return jnp.where(v > 0, made, jnp.clip(made, -_MOST, _MOST))
+    return jnp.where((v > 0) | jnp.isinf(x), made, jnp.clip(made, -_MOST, _MOST))  # Inf is to be seen
 
 
 def _root(v: Any) -> Any:
