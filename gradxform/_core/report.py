@@ -54,6 +54,18 @@ class Facts:
     packed: tuple[tuple[str, int], ...] = ()  # in what arrays of the state are kept, and how many
 
 
+def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Rows of text as columns, two spaces apart."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines: list[str] = []
+    for row in rows:
+        cells = [
+            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
 def _bytes(x: Any) -> int:
     size = getattr(x.dtype, "itemsize", 4)
     return int(np.prod(x.shape, dtype=np.int64)) * int(size)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._core.report import Facts, LinkRow, facts
+from .._core.report import Facts, LinkRow, align, facts
 from .._core.transform import as_transform
 
 
@@ -92,18 +92,6 @@ def _table(known: Facts) -> list[str]:
         for row in known.links
     ]
     return align([head, *rows], right=(3, 4, 5))
-
-
-def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """Rows of text as columns, two spaces apart."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines: list[str] = []
-    for row in rows:
-        cells = [
-            c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
 
 
 def _routes(known: Facts) -> list[str]:

@@ -5,3 +5,5 @@ from . import bitsandbytes as bitsandbytes
 from .master import exact_master as exact_master, master_params as master_params
 from .quantized import dequantized as dequantized, quantized as quantized, requantized as requantized
 from .stored import Quantized as Quantized
+from .validate import check_lowbit as check_lowbit
+from .verdict import LowbitReport as LowbitReport, LowbitRow as LowbitRow, LowbitUnfit as LowbitUnfit

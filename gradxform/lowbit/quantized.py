@@ -77,7 +77,7 @@ class Choice:
 
         `parts` is into how many parts, one of which is seen, `shard_map` has cut a parameter.
         """
-        known = _roles(node, shapes)
+        known = roles_in(node, shapes)
         squares = [name for name, role in known.items() if role is roles.SECOND_MOMENT]
         moments = [name for name, role in known.items() if role is roles.MOMENT]
         stands: dict[str, list[Any]] = {}
@@ -139,7 +139,7 @@ def _array(place: Any) -> Any:
     return inside[0] if inside else None
 
 
-def _roles(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, roles.Role]:
+def roles_in(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, roles.Role]:
     """The roles of a state's fields; where none is declared, by their names, if they are shaped like the parameters."""
     known = roles_of(type(node))
     if any(role is not roles.OTHER for role in known.values()):
