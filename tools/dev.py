@@ -222,7 +222,8 @@ def check_wheel(arguments):
         run(
             python, "-I", "-c", "import gradxform; print('[dev] imported', gradxform.__file__)", cwd=elsewhere
         )
-        install(python, wheel + "[examples,testing]")
+        install(python, wheel + "[cli,examples,testing]")
+        run(python, "-I", "-m", "gradxform", "--version", cwd=elsewhere)
         run(python, "-I", os.path.join(ROOT, "tools", "readme.py"), *(arguments or pages()), cwd=elsewhere)
 
 

@@ -93,7 +93,7 @@ class LowbitRow:
 
 
 def _text(x: float) -> str:
-    return f"{x:#.3g}" if x else "0"
+    return f"{x:#.3g}".removesuffix(".") if x else "0"
 
 
 @dataclass(frozen=True)
