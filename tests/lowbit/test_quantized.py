@@ -346,3 +346,15 @@ def test_what_is_bad_is_refused_or_seen() -> None:
     Q(gx.scale_by_adam(), min_size=0).init(
         {"empty": jnp.zeros((0, 4)), "h": jnp.zeros((64, 64), jnp.float16)}
     )
+
+
+def test_a_rule_may_leave_slots_alone() -> None:
+    """Of a leaf without factors Adafactor writes the second moment only, under jit too."""
+    params = {"w": jnp.ones((40, 128))}
+    tx = Q(gx.scale_by_factored_rms())
+    state = tx.init(params)
+    assert isinstance(state.v["w"], Quantized)
+    eager, compiled = tx.update(params, state), jax.jit(tx.update)(params, state)
+    for a, b in zip(jax.tree.leaves(eager), jax.tree.leaves(compiled), strict=True):
+        np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=1e-5)
+    assert jax.tree.structure(compiled[1]) == jax.tree.structure(state)
