@@ -95,7 +95,7 @@ def _show(report: LowbitReport) -> None:
         console = Console(width=_WIDTH)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("measure", "gradients", "of", "figure", "bound", "verdict"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name not in ("of", "gradients"))
     for row in report.worst:
         verdict = Text(row.verdict, style=_STYLES.get(row.verdict, ""))
         table.add_row(row.measure, row.gradients, Text(row.of), row.figure, row.bound, verdict)

@@ -83,7 +83,7 @@ class LowbitRow:
         if self.verdict == NO_BOUND:
             return ""
         if math.isinf(self.low) or math.isinf(self.high):
-            return f"at least {self.low:.3g}" if math.isinf(self.high) else f"at most {self.high:.3g}"
+            return f">= {self.low:.3g}" if math.isinf(self.high) else f"<= {self.high:.3g}"
         return f"{self.low:.3g} to {self.high:.3g}"
 
     @property

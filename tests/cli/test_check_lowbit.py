@@ -44,7 +44,7 @@ def test_healthy_is_0_and_sick_is_1(asked: list[dict[str, Any]]) -> None:
     done = call("adamw(1e-3)")
     assert done.exit_code == 0
     assert done.output.splitlines()[0].startswith("gx.adamw(0.001)    seed 0")
-    assert re.search(r"(?m)^direction +flat +w +0\.0200 \(0\.0300\) +at most 0\.035 +ok", done.output)
+    assert re.search(r"(?m)^direction +flat +w +0\.0200 \(0\.0300\) +<= 0\.035 +ok", done.output)
     assert "a note" in done.output
     assert "nu never" in done.output
     done = call("adamw(1e-3)", "--seed", "1")
