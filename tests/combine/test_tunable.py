@@ -66,7 +66,7 @@ def all_of(tx: Any) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
 )
-def test_a_step_is_that_of_the_static_transform(name: str) -> None:
+def test_a_step_is_that_of_the_static_transform(name: str, as_users: Any) -> None:
     """All numbers of a recipe at once, 24 steps, each from the state of the static run.
 
     Operation by operation the two are equal bit by bit. Compiled, XLA folds and contracts what it knows: within 2 units
@@ -78,7 +78,7 @@ def test_a_step_is_that_of_the_static_transform(name: str) -> None:
     fresh = tuned.init(PARAMS)
     assert len(numbers) >= 1
     assert jax.tree.structure(fresh.inner_state) == jax.tree.structure(tx.init(PARAMS))
-    static, dynamic = jax.jit(tx.update), jax.jit(tuned.update)
+    static, dynamic = (jax.jit(t.update, compiler_options=as_users) for t in (tx, tuned))
     params, state = PARAMS, tx.init(PARAMS)
     for step, grads in enumerate(GRADS):
         around = TunableState(fresh.hyperparams, fresh.rest, state)

@@ -120,17 +120,10 @@ def test_a_sweep_is_one_program_and_its_rates_differ(tmp_path):
 
 @pytest.mark.slow
 def test_train_lm_learns_writes_a_picture_and_a_sample(tmp_path):
-    out = run("train_lm.py", "--steps", "20", "--out", str(tmp_path))
+    out = run("train_lm.py", "--optimizer", "lion", "--steps", "5", "--out", str(tmp_path))
     assert list(tmp_path.glob("*.png")), "a picture of loss and rate"
     assert "bits per byte" in out
     assert "gx.chain(" in out, "the transform's repr"
-
-
-@pytest.mark.slow
-def test_train_lm_takes_any_recipe(tmp_path):
-    assert "bits per byte" in run(
-        "train_lm.py", "--optimizer", "lion", "--steps", "3", "--out", str(tmp_path)
-    )
 
 
 EVERY_RECIPE = [entry.name for entry in entries("recipe")]
