@@ -1,6 +1,7 @@
 """Four optimizers on scikit-learn's handwritten digits, five seeds each: mean, spread, and a plot with bands.
 
     python examples/digits.py                 # examples/out/digits.png
+    python examples/digits.py --bits 8        # with the optimizers' states in 8 bits, or in 4
     python examples/digits.py --epochs 2      # a quick look
 
 One seed says little: it moves the accuracy by as much as the choice of the optimizer. So a whole training is one
@@ -119,6 +120,9 @@ def main():
     parser.add_argument("--epochs", type=int, default=40, help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=64, help="digits a step; default: %(default)s")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each optimizer; default: %(default)s")
+    parser.add_argument(
+        "--bits", type=int, choices=(4, 8, 16, 32), help="of the optimizers' moments; default: float32"
+    )
     parser.add_argument("--out", type=Path, default=OUT, help="directory of the plot; default: examples/out")
     args = parser.parse_args()
 
@@ -132,9 +136,10 @@ def main():
     curves = {}
     for name, tx in optimizers(total_steps).items():
         start = time.perf_counter()
+        stored = gx.lowbit.quantized(tx, args.bits) if args.bits else tx
         run = functools.partial(
             train,
-            tx=gx.guard(tx, max_consecutive=10),
+            tx=gx.guard(stored, max_consecutive=10),
             train_set=train_set,
             test_set=test_set,
             epochs=args.epochs,

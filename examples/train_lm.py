@@ -2,6 +2,7 @@
 
     python examples/train_lm.py                                          # about two minutes on two CPU cores
     python examples/train_lm.py --optimizer lion                         # any recipe
+    python examples/train_lm.py --bits 8                                 # the optimizer's state in 8 bits, or in 4
     python examples/train_lm.py --config examples/out/optimizer.json     # a transform that gx.to_json wrote
     python examples/train_lm.py --steps 20                               # a quick look
 
@@ -303,6 +304,9 @@ def main():
     what.add_argument("--optimizer", metavar="NAME", help="a recipe, such as " + ", ".join(RECIPES))
     what.add_argument("--config", metavar="FILE", type=Path, help="a transform that gx.to_json wrote")
     parser.add_argument("--learning-rate", type=float, help="the peak; by default the recipe's in RECIPES")
+    parser.add_argument(
+        "--bits", type=int, choices=(4, 8, 16, 32), help="of the optimizer's moments; default: float32"
+    )
     parser.add_argument("--steps", type=int, default=1600, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
@@ -311,13 +315,18 @@ def main():
     args = parser.parse_args()
     if args.config and args.learning_rate:
         parser.error("--learning-rate: a transform from --config has its own")
+    if args.config and args.bits:
+        parser.error("--bits: a transform from --config says itself how its state is stored")
     if args.config and not args.config.is_file():
         parser.error(f"--config: there is no file {args.config}")
 
     init_key, train_key, sample_key = jax.random.split(jax.random.key(args.seed), 3)
     text, held_out = map(jnp.asarray, read_text())
     params = init(init_key)
-    tx = gx.guard(make_optimizer(args), max_consecutive=10)  # a step with a NaN in it is none
+    tx = make_optimizer(args)
+    if args.bits:
+        tx = gx.lowbit.quantized(tx, args.bits)  # of embeddings and small arrays, the state stays float32
+    tx = gx.guard(tx, max_consecutive=10)  # a step with a NaN in it is none
     print(gx.describe(tx, params))  # the first line is repr(tx), which can be pasted back
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"\n{size:,} parameters, {len(text):,} bytes to learn from, {len(held_out):,} held out")

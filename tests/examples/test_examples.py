@@ -119,10 +119,32 @@ def test_a_sweep_is_one_program_and_its_rates_differ(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_is_rounded_to_nearest_does_not_forget_and_ours_does(tmp_path):
+    out = run("forgetting.py", "--constants", "1", "--out", str(tmp_path))
+    rows = {
+        name: [float(x) for x in numbers]
+        for name, *numbers in re.findall(
+            r"(?m)^ +1  (\S.*?\S) {2,}(\S+) +(\S+) +\S+ to \S+ +(\S+) +(\S+)$", out
+        )
+    }
+    assert rows["float32"] == [1.0] * 4, "what is compared with"
+    median, mean, loud, step = rows["gradxform, 8 bits"]
+    assert max(abs(x - 1) for x in (median, mean, loud, step)) <= 0.02
+    median, mean, loud, step = rows["bitsandbytes' rule, 8 bits"]
+    assert 2.0 < mean < 2.3
+    assert loud == pytest.approx(1, abs=0.1)
+    assert step < 0.75
+    assert 0.8 < rows["gradxform, 4 bits"][1] < 1.2
+    assert list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.slow
 def test_train_lm_learns_writes_a_picture_and_a_sample(tmp_path):
-    out = run("train_lm.py", "--optimizer", "lion", "--steps", "5", "--out", str(tmp_path))
+    out = run("train_lm.py", "--steps", "20", "--bits", "8", "--out", str(tmp_path))
     assert list(tmp_path.glob("*.png")), "a picture of loss and rate"
-    assert "bits per byte" in out
+    assert float(re.search(r"held-out text: (\S+) bits per byte", out)[1]) < 6
+    assert "gx.lowbit.quantized(gx.chain(" in out
+    assert "quantized" in (tmp_path / "optimizer.json").read_text(), "and the file starts the same run again"
     assert "gx.chain(" in out, "the transform's repr"
 
 
