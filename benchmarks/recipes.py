@@ -18,6 +18,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,14 @@ def transform(name: str, peak: Any, steps: int) -> gx.GradientTransformation:
     return lm.from_recipe(recipe, rate, **others)
 
 
-def make_run(name: str, steps: int) -> Any:
+def make_program(make: Callable[[Any], gx.GradientTransformation], steps: int) -> Any:
     """(peak rate, seed) -> (bits per byte on the held-out text, loss of every step); one program for all rates."""
     text, held_out = map(jnp.asarray, lm.read_text())
 
     @jax.jit
     def run(peak: Any, seed: Any) -> Any:
         init_key, batch_key = jax.random.split(jax.random.key(seed))
-        tx = transform(name, peak, steps)
+        tx = make(peak)
         params = lm.init(init_key)
 
         def step(carry: Any, number: Any) -> Any:
@@ -105,6 +106,13 @@ def make_run(name: str, steps: int) -> Any:
 
         (params, _), losses = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(steps))
         return lm.validate(params, held_out), losses
+
+    return run
+
+
+def make_run(name: str, steps: int) -> Any:
+    """(peak rate, seed) -> the numbers of one run of a recipe."""
+    run = make_program(lambda peak: transform(name, peak, steps), steps)
 
     def measured(peak: float, seed: int) -> dict[str, Any]:
         start = time.perf_counter()
@@ -120,15 +128,21 @@ def value(run: dict[str, Any]) -> float:
     return run["held_out"] if math.isfinite(run["held_out"]) else math.inf
 
 
-def race(name: str, steps: int) -> dict[str, Any]:
-    run = make_run(name, steps)
-    search = [run(rung(LOWEST.get(name, 3e-3), i), SEARCH_SEED) for i in range(POINTS)]
+def searched(run: Callable[[float, int], dict[str, Any]], lowest: float) -> list[dict[str, Any]]:
+    """The runs of a grid of rates, by rate."""
+    search = [run(rung(lowest, i), SEARCH_SEED) for i in range(POINTS)]
     for _ in range(MOST_EXTENSIONS):
         best = min(search, key=value)["rate"]
         if best == search[0]["rate"]:
             search.insert(0, run(rung(best, -1), SEARCH_SEED))
         elif best == search[-1]["rate"]:
             search.append(run(rung(best, 1), SEARCH_SEED))
+    return search
+
+
+def race(name: str, steps: int) -> dict[str, Any]:
+    run = make_run(name, steps)
+    search = searched(run, LOWEST.get(name, 3e-3))
     best = min(search, key=value)["rate"]
     params = lm.init(jax.random.key(0))
     state = jax.eval_shape(transform(name, best, steps).init, params)
