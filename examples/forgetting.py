@@ -125,6 +125,8 @@ def main():
     args = parser.parse_args()
     if not 0 < args.b2 < 1:
         parser.error(f"--b2 {args.b2}: wanted a number between 0 and 1")
+    if args.constants < 1:
+        parser.error(f"--constants {args.constants}: wanted at least 1")
 
     constant = round(1 / (1 - args.b2))
     every = max(constant // 10, 1)
