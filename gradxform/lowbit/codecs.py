@@ -15,8 +15,10 @@ share of x beyond, and zero is zero. m is chosen by how far the numbers of a blo
 one is in reach.
 
 Both are integer arithmetic: no table, no search, no logarithm. What is between two codes goes to the upper one if it is
-further than a threshold in [0, 1); thresholds that are spread evenly make the stored value right on average, and a
-value that is on the lattice stays where it is, also when the block's lattice becomes finer.
+further than a threshold in [0, 1), which is right on average over thresholds that are spread evenly; and a value that
+is on the lattice stays where it is, also when the block's lattice becomes finer. A value that falls all the time, each
+step from what the last one has stored, goes to the next code when the chance of it has summed up to one: the chance is
+that at the upper code, so that it falls too far, by about 2^-m / 4 for each octave.
 """
 
 from dataclasses import dataclass

@@ -211,9 +211,9 @@ def quantized(
         wide: patterns of parameters whose state stays as it is: by default embeddings, whose rows are seldom used.
         paths: the bits by patterns of parameters, the first that fits, before all others: `{"*/head/*": 16}`.
         min_size: arrays with fewer numbers stay as they are; it is the size of the whole array, on whatever mesh.
-        rounding: "stochastic": up or down so that the stored value is right on average, from thresholds that need no
-            random generator and are the same on any mesh; "nearest": for a single step the more exact, but an average
-            whose steps are smaller than the distance of two codes then never moves again.
+        rounding: "stochastic": up as often as a number is nearer to the upper code, by thresholds that need no random
+            generator and are the same on any mesh; "nearest": for a single step the more exact, but an average whose
+            steps are smaller than the distance of two codes then never moves again.
         seed: of the thresholds.
         map: the numbers that 8 bits stand for: "adaptive", lattices that fit the range of each block of 64; "dynamic",
             the fixed map of bitsandbytes and torchao on blocks of 256, whose second moment has a zero; "float8",
@@ -228,7 +228,7 @@ def quantized(
     Reach: that of `tx`. Links stay in the passes in which they are without.
 
     Raises:
-        ValueError: for bits that there are not.
+        ValueError: for bits that there are not, and for a map of 8 bits where nothing has 8.
         TypeError: when `init` meets a complex moment that is to be stored.
 
     Example:
@@ -254,6 +254,10 @@ def quantized(
         raise ValueError(f"gx.lowbit.quantized(rounding={short(rounding)}): wanted 'stochastic' or 'nearest'")
     if map not in ("adaptive", "dynamic", "float8"):
         raise ValueError(f"gx.lowbit.quantized(map={short(map)}): wanted 'adaptive', 'dynamic' or 'float8'")
+    used = {bits if n is None else n for n in (moment, second_moment)} | set((paths or {}).values())
+    if map != "adaptive" and 8 not in used:
+        fact = f"gx.lowbit.quantized(map={short(map)}): this map has 8 bits, and nothing is stored in 8"
+        raise ValueError(say(fact, "leave out bits=, or map= and like="))
     del like
     choice = Choice(
         moment=bits if moment is None else moment,

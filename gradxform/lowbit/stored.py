@@ -1,16 +1,17 @@
 """`Quantized`: an array of a state as it is stored in few bits, a node of the state's tree.
 
-    threshold_t(i) = frac(hash(seed, address, i) + t * golden ratio)
+    threshold_t(i) = frac(hash(seed, address, i) + t * root of 2)
 
 decides at the t-th writing between the two codes next to element i. i is the number of the element in the whole array,
 so the bits are the same on any mesh and replicas cannot drift apart; t counts the writings of this very array, so that
 nothing changes at a step that is skipped. Thresholds of one element fill [0, 1) evenly, and rounding is right on
 average after a few steps already, with a fifth less noise than by random bits.
 
-A moment that is divided by the root of the second moment beside it goes on by the root of 2 and not by the golden
-ratio. What it is divided by has just been rounded: with the same sequence for both, up and down would go together, a
+A moment that is divided by the root of the second moment beside it goes on by the golden ratio and not by the root of
+2. What it is divided by has just been rounded: with the same sequence for both, up and down would go together, a
 share of 6e-4 be added at every step, and a momentum of 0.9999 grow without end. Two irrational steps that have nothing
-to do with each other fill the square of both thresholds evenly.
+to do with each other fill the square of both thresholds evenly. Of the two, the root of 2 lets a second moment that
+only falls (`codecs`) fall less too far.
 """
 
 from dataclasses import dataclass, replace
@@ -30,10 +31,8 @@ from .dynamic import DynamicCodec
 from .float8 import Float8Codec
 from .serial import tell_flax
 
-#: The golden ratio as a share of 2^32.
-_GOLDEN = np.uint32(0x9E3779B9)
-#: The same of the root of 2.
-_ROOT_2 = np.uint32(0x6A09E667)
+#: By how much thresholds go on, as shares of 2^32: the root of 2, and for a moment beside another the golden ratio.
+_TURN, _TURN_BESIDE = np.uint32(0x6A09E667), np.uint32(0x9E3779B9)
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ def _thresholds(form: Form, step: Any, like: Any) -> Any:
         compat.varying_axes(like)
     ):  # inside shard_map an element's number is that in its shard
         salt = salt + jnp.uint32(0x85EBCA6B) * (jax.lax.axis_index(name).astype(jnp.uint32) + np.uint32(1))
-    turn = _ROOT_2 if form.relative else _GOLDEN
+    turn = _TURN_BESIDE if form.relative else _TURN
     bits = random_bits(salt, 0, 0, like.shape) + step.astype(jnp.uint32) * turn
     return (bits >> np.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
 
