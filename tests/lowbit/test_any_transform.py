@@ -1,4 +1,4 @@
-"""`quantized` around every transform of the catalogue and of Optax: forms are a fixed point, in every pair of dtypes."""
+"""`quantized` around every transform of the catalogue and of Optax: forms are a fixed point, for pairs of dtypes."""
 
 from typing import Any
 
