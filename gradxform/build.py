@@ -35,6 +35,7 @@ from ._core.roles import (
     Reading as Reading,
     Residual as Residual,
     SecondMoment as SecondMoment,
+    declare_exact as declare_exact,
     declare_own as declare_own,
     declare_roles as declare_roles,
     roles_of as roles_of,

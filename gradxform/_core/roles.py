@@ -123,6 +123,36 @@ def is_own(state: type, field: str) -> bool:
     return field in _OWN.get(state, ())
 
 
+_EXACT: dict[type, frozenset[str]] = {}
+
+
+def declare_exact(state: type, *fields: str) -> None:
+    """Says that a rule takes the difference of fields, so that they cannot be stored in fewer bits.
+
+    `gx.lowbit.quantized` leaves them as they are: of `nu - mu^2`, where both are nearly equal, codes leave nothing.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> from gradxform import build
+        >>> class VarianceState(NamedTuple):
+        ...     mu: build.Moment
+        ...     nu: build.SecondMoment
+        >>> build.declare_exact(VarianceState, "mu", "nu")
+    """
+    known: tuple[str, ...] = getattr(state, "_fields", ())
+    for name in fields:
+        if name not in known:
+            raise ValueError(
+                f"declare_exact({state.__name__}): no field {name!r}; it has {', '.join(known) or 'none'}"
+            )
+    _EXACT[state] = frozenset(fields)
+
+
+def is_exact(state: type, field: str) -> bool:
+    """Whether a field has to be stored as it is."""
+    return field in _EXACT.get(state, ())
+
+
 _UNITS: dict[type, frozenset[str]] = {}
 _RESCALING: set[type] = set()
 
@@ -187,6 +217,7 @@ declare_roles(optax.ScaleByRmsState, nu=SecondMoment)
 declare_roles(optax.ScaleByRssState, sum_of_squares=SecondMoment)
 declare_roles(optax.ScaleByAmsgradState, count=Count, mu=Moment, nu=SecondMoment, nu_max=SecondMoment)
 declare_roles(optax.ScaleByBeliefState, count=Count, mu=Moment, nu=SecondMoment)
+declare_roles(optax.ScaleBySM3State, nu=Moment)  # its momentum; `mu` is the list of its sums
 declare_roles(optax.FactoredState, count=Count, v_row=Factor, v_col=Factor, v=SecondMoment)
 declare_roles(optax.ApplyIfFiniteState, notfinite_count=Reading, last_finite=Reading, total_notfinite=Reading)
 declare_roles(

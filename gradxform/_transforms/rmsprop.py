@@ -31,7 +31,7 @@ from .._core.factory import factory
 from .._core.foreign import state_class
 from .._core.lift import elementwise
 from .._core.numerics import abs_sq, debias, ema, filled, positive
-from .._core.roles import Count, Moment, SecondMoment, declare_roles
+from .._core.roles import Count, Moment, SecondMoment, declare_exact, declare_roles
 from .sgd import trace
 
 _WithCount = state_class("optax._src.transform", "ScaleByRmsWithCountState", "count", "nu")
@@ -39,6 +39,8 @@ _DevWithCount = state_class("optax._src.transform", "ScaleByRStdDevWithCountStat
 declare_roles(_WithCount, count=Count, nu=SecondMoment)
 declare_roles(optax.ScaleByRStdDevState, mu=Moment, nu=SecondMoment)
 declare_roles(_DevWithCount, count=Count, mu=Moment, nu=SecondMoment)
+for _class in (optax.ScaleByRStdDevState, _DevWithCount):
+    declare_exact(_class, "mu", "nu")  # divided by the root of nu - mu^2
 
 
 def _inverse_root(v: Any, eps: Any, eps_in_sqrt: bool, bare: bool) -> Any:

@@ -12,6 +12,7 @@ import optax
 from .._core import compat, roles
 from .._core.errors import kind, say
 from .._core.numerics import cast
+from .._core.report import align
 from .._core.states import nodes
 from .._core.transform import GradientTransformation, as_transform
 from .._core.tree import is_absent, is_inexact, matches, view
@@ -341,7 +342,7 @@ def _table(rows: Sequence[RestoredLeaf]) -> list[str]:
             paths = [(row.address or row.source).removeprefix(field or source).strip("/") for row in found]
             names = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
         lines.append((outcome, field, str(len(found)), source, ": ".join(filter(None, (names, note)))))
-    return _aligned(_merged(lines))
+    return align(_merged(lines), right=(2,))
 
 
 def _merged(lines: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -368,14 +369,3 @@ def _state(line: tuple[str, ...]) -> tuple[str, str]:
 
 def _all(path: str) -> str:
     return join(path.rpartition("/")[0], "*") if path else ""
-
-
-def _aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(line[i]) for line in lines) for i in range(5)]
-    made: list[str] = []
-    for line in lines:
-        cells = [
-            c.rjust(w) if i == 2 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        made.append("  ".join(cells).rstrip())
-    return made

@@ -7,7 +7,7 @@ truth by 0.94.
 
 With 4 bits 14 codes span the range of a block, so that neighbours of a second moment differ by a factor 2 (one number
 an octave, for the range of the stream in which half goes quiet) and by 4 in blocks of many sizes. A stored value
-wanders between two neighbours and is right on average:
+wanders between two neighbours:
 
     forgetting      a median within one code, 1/2 to 2; the step, its root, within 1.42
     largest step    v too small by two codes of the coarsest lattice is 4 in the root, and m adds a quarter: 5
@@ -26,6 +26,8 @@ import numpy as np
 
 from .._core.roles import MOMENT, SECOND_MOMENT
 from . import worlds
+from .dynamic import DynamicCodec
+from .float8 import Float8Codec
 from .pair import Pair, Snapshot, Steps
 from .twin import Key
 from .verdict import ZEROS, LowbitRow
@@ -77,7 +79,9 @@ class Judge:
         self.slow = any(n > _SLOW for key, n in constants.items() if key[2] is MOMENT and math.isfinite(n))
 
     def _bound(self, name: str, bits: int) -> float:
-        return self.given.get(name, BOUNDS[4 if bits == 4 else 8][name])
+        """The caller's bound of this very figure, the caller's of all of its kind, or ours."""
+        kind = name.partition(",")[0]
+        return self.given.get(name, self.given.get(kind, BOUNDS[4 if bits == 4 else 8][name]))
 
     # Steps ----------------------------------------------------------------------------------------------------------
 
@@ -89,7 +93,7 @@ class Judge:
             bits = self.pair.bits(path=path)
             name = "direction" if gradients == "given" else f"direction, {gradients}"
             most = self._bound(name, bits)
-            if self.slow and name not in self.given:
+            if self.slow and not {name, "direction"} & set(self.given):
                 most = max(most, self._bound("slow direction", bits))
             if seen.signs:
                 most = _of_signs(most)
@@ -224,7 +228,9 @@ class Judge:
                 "forgetting": "round up or down by a random number or a threshold that moves, not to nearest",
             }.get(fault, "more bits, smaller blocks, or a map that covers the range of a block")
         forms = [f for k, f in self.pair.forms.items() if k[1] == path and key in (None, k)]
-        if any(type(form.codec).__name__ == "DynamicCodec" for form in forms):
+        if any(isinstance(form.codec, Float8Codec) for form in forms):
+            return "leave out map='float8': the adaptive map has five bits more"
+        if any(isinstance(form.codec, DynamicCodec) for form in forms):
             return "leave out like='bitsandbytes' and map='dynamic': the adaptive map has no zero in a second moment"
         if any(form.nearest for form in forms):
             return "rounding='stochastic': to nearest, an average whose steps are smaller than a code's never moves"

@@ -21,7 +21,7 @@ from .._core.errors import check_integer, describe_array, say, short
 from .._core.factory import factory
 from .._core.numerics import leaf_number
 from .._core.plan import Body, Lowering, Route
-from .._core.roles import is_own, roles_of
+from .._core.roles import is_exact, is_own, roles_of
 from .._core.spec import Example
 from .._core.states import changed
 from .._core.transform import GradientTransformation, as_transform, wrap
@@ -143,13 +143,16 @@ def roles_in(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, role
     """The roles of a state's fields; where none is declared, by their names, if they are shaped like the parameters."""
     known = roles_of(type(node))
     if any(role is not roles.OTHER for role in known.values()):
-        return known
+        return {name: roles.OTHER if is_exact(type(node), name) else role for name, role in known.items()}
     guessed = {name: _NAMES.get(name, roles.OTHER) for name in known}
     for name, role in guessed.items():
-        rows = view(getattr(node, name)) if role is not roles.OTHER else view(None)
+        if role is roles.OTHER:
+            continue
+        places, treedef = jax.tree.flatten(getattr(node, name), is_leaf=_is_place)
+        arrays = (bare(x) if is_stored(x) else _array(x) for x in places)
         if any(
-            shapes.get(p) != getattr(x, "shape", None)
-            for p, x in zip(rows.paths, rows.places, strict=True)
+            shapes.get(path) != getattr(x, "shape", None)
+            for path, x in zip(paths_of(treedef), arrays, strict=True)
             if not is_absent(x)
         ):
             guessed[name] = roles.OTHER
@@ -223,7 +226,8 @@ def quantized(
     State: that of `tx`, with `gx.lowbit.Quantized` nodes in the place of arrays: codes shaped like the parameter, one
         16-bit scale for 64 of them, an int32 count of writings. A second moment is stored on a logarithmic map on which
         nothing but zero is zero; a moment beside one as multiples of its root, a moment alone in steps that grow with
-        it. A block of 64 with a number that is not finite is NaN when it is read: put `gx.guard` around.
+        it. What a rule takes the difference of, as centred RMSprop does, stays as it is. A block of 64 with a number
+        that is not finite is NaN when it is read: put `gx.guard` around.
 
     Reach: that of `tx`. Links stay in the passes in which they are without.
 
@@ -246,6 +250,9 @@ def quantized(
     """
     for name, value in (("bits", bits), ("moment", moment), ("second_moment", second_moment)):
         _check_bits(name, value)
+    if not isinstance(paths or {}, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        fact = f"gx.lowbit.quantized(paths={short(paths)}): wanted a mapping from patterns to bits"
+        raise TypeError(say(fact, "write paths={'*/head/*': 16}"))
     for pattern, value in (paths or {}).items():
         _check_bits(f"paths[{pattern!r}]", value)
     check_integer("lowbit.quantized", "min_size", min_size, low=0)
@@ -273,7 +280,7 @@ def quantized(
 
 
 def _check_bits(name: str, value: Any) -> None:
-    if value is not None and value not in _BITS:
+    if value is not None and (not isinstance(value, int) or value not in _BITS):
         raise ValueError(
             f"gx.lowbit.quantized({name}={short(value)}): wanted one of 4, 8, 16 (bfloat16), 32 (as it is)"
         )

@@ -3,6 +3,10 @@
 import sys
 from typing import Any
 
+import jax
+
+from .._core.errors import say
+
 _TOLD: set[type] = set()
 
 
@@ -20,9 +24,20 @@ def tell_flax(kind: type) -> None:
         return {name: flax.to_state_dict(getattr(x, name)) for name in ("codes", "scales", "step")}
 
     def read(like: Any, saved: Any) -> Any:
+        for name in ("codes", "scales"):
+            wanted, got = _forms(getattr(like, name)), _forms(saved[name])
+            if wanted != got:
+                fact = f"flax.serialization: the {name} of {like!r} are {got}, wanted {wanted}"
+                raise ValueError(
+                    say(fact, "read them with the transform that wrote them, then gx.restore_into")
+                )
         parts = (
             flax.from_state_dict(getattr(like, n), saved[n], name=n) for n in ("codes", "scales", "step")
         )
         return kind(like.form, *parts)
 
     flax.register_serialization_state(kind, written, read)
+
+
+def _forms(x: Any) -> str:
+    return ", ".join(f"{a.dtype}{list(a.shape)}" for a in jax.tree.leaves(x)) or "none"

@@ -30,14 +30,13 @@ class Storage(Executor):
 
     def decode(self, stored: Mapping[str, Any], dtypes: Mapping[str, Any]) -> dict[str, Any]:
         """The slots of one leaf as arrays, those first by whose root others are divided."""
-        made: dict[str, Any] = {}
+        wide: dict[str, Any] = {}  # a root is taken before the cast, as in front of the division
         for name in _ordered(stored):
             x = stored[name]
-            wide = decode(x) if isinstance(x, Quantized) else x
+            wide[name] = decode(x) if isinstance(x, Quantized) else x
             if isinstance(x, Quantized) and x.form.relative:
-                wide = wide * _root(made[x.form.relative])
-            made[name] = cast(wide, dtypes[name])
-        return {name: made[name] for name in stored}
+                wide[name] = wide[name] * _root(wide[x.form.relative])
+        return {name: cast(wide[name], dtypes[name]) for name in stored}
 
     def encode(self, new: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
         """The new slots of one leaf, and again those that are divided by the root of a new one."""
@@ -179,7 +178,7 @@ def _fields(node: Any) -> list[str]:
     for name in getattr(node, "_fields", ()):
         leaves = [x for x in jax.tree.leaves(getattr(node, name), is_leaf=is_stored) if is_stored(x)]
         mine = [x.form for x in leaves if x.form.field == name]
-        found += [name] * bool(mine) + [form.relative for form in mine[:1] if form.relative]
+        found += [name] * bool(mine) + list(dict.fromkeys(form.relative for form in mine if form.relative))
     return list(dict.fromkeys(found))
 
 

@@ -85,6 +85,16 @@ class Quantized:
         return (*shape[:-1], 2 * shape[-1] - self.form.odd)
 
     @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """How many numbers are stored."""
+        return int(np.prod(self.shape))
+
+    @property
     def dtype(self) -> Any:
         """The dtype that the state would have without quantisation."""
         return jnp.dtype(self.form.dtype)
@@ -93,6 +103,8 @@ class Quantized:
     def kind(self) -> str:
         """How it is stored, in words."""
         codec = self.form.codec
+        if isinstance(codec, DynamicCodec):
+            return "8 bits, dynamic map"
         return codec.dtype if isinstance(codec, CastCodec | Float8Codec) else f"{codec.bits} bits"
 
     @property
@@ -120,6 +132,10 @@ class Quantized:
                 "gx.lowbit.dequantized(state) has both"
             )
         return decode(self).astype(self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        del copy  # it always is one
+        return np.asarray(self.__jax_array__(), dtype)
 
     def __repr__(self) -> str:
         size = list(self.shape) if hasattr(self.codes, "shape") else ""

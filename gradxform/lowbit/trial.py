@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core.errors import check_integer, say, short
+from .._core.errors import check_integer, check_number, say, short
 from .._core.nested import exact_link
 from .._core.roles import MOMENT, SECOND_MOMENT
 from .._core.transform import GradientTransformation, as_transform
@@ -83,10 +83,13 @@ def run(
 
 
 def _bounds(bounds: Mapping[str, float] | None) -> Mapping[str, float]:
-    for name in bounds or {}:
+    if not isinstance(bounds or {}, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{_WHO}(bounds={short(bounds)}): wanted a mapping from figures to numbers")
+    for name, bound in (bounds or {}).items():
         if name not in BOUNDS[8]:
             known = ", ".join(map(repr, BOUNDS[8]))
             raise ValueError(say(f"{_WHO}(bounds): there is no figure {name!r}", f"there are {known}"))
+        check_number("lowbit.check_lowbit", f"bounds[{name!r}]", bound, low=0, schedule=False)
     return bounds or {}
 
 

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import gradxform as gx
 from gradxform.lowbit import LowbitReport, LowbitRow, LowbitUnfit, check_lowbit
+from gradxform.lowbit.measures import Judge
 from gradxform.lowbit.pair import Pair, slowest
 from gradxform.lowbit.streams import Stream
 from gradxform.lowbit.twin import float32_twin
@@ -359,3 +361,30 @@ def test_a_row_knows_its_verdict() -> None:
     assert LowbitRow("direction", "flat", "w", "", float("nan"), high=0.1).verdict == "bad"
     assert LowbitRow("zero codes", "flat", "w", "mu", 0.5).verdict == "-"
     assert LowbitRow("direction", "flat", "w", "", 0.02, high=0.035, worst=0.03).figure == "0.0200 (0.0300)"
+
+
+def test_one_bound_is_for_all_streams_of_its_kind() -> None:
+    gradients = jax.random.normal(jax.random.key(0), (48, 64, 128))
+    tight = gx.lowbit.check_lowbit(
+        gx.lowbit.quantized(gx.adam(1e-3)), gradients=gradients, bounds={"direction": 1e-6}
+    )
+    assert {row.measure for row in tight.bad} == {"direction"}
+    judge = Judge.__new__(Judge)
+    judge.given = {"direction": 0.1, "direction, wild": 0.3}
+    assert [judge._bound(f"direction, {name}", 8) for name in ("flat", "wild")] == [0.1, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [([0.1], "wanted a mapping"), ({"direction": -1.0}, "direction"), ({"direction": "a"}, "direction")],
+)
+def test_a_bound_is_a_number(bounds: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        gx.lowbit.check_lowbit(gx.adam(1e-3), bounds=bounds)
+
+
+def test_a_state_without_roles_is_looked_at() -> None:
+    """Optax's contrib has no roles declared: what `init` stores by the names of fields, the check sees."""
+    gradients = jax.random.normal(jax.random.key(0), (48, 64, 128))
+    report = gx.lowbit.check_lowbit(gx.lowbit.quantized(optax.contrib.ademamix(1e-3)), gradients=gradients)
+    assert report.of("zero codes"), str(report)
