@@ -234,12 +234,15 @@ class Spec:
         rest = any(p.kind is p.VAR_POSITIONAL and self.arguments.get(name) for name, p in parameters.items())
         for name, frozen in self.frozen:
             parameter = parameters[name]
-            text = repr(frozen[1]) if frozen[0] == "dtype" and _names_dtype(name) else render(frozen)
             if parameter.kind is parameter.VAR_POSITIONAL:
                 yield from map(values.render, frozen[1])
-            elif parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            if parameter.kind is parameter.VAR_KEYWORD:
                 yield from (f"{key[1]}={render(value)}" for key, value in frozen[1])
-            elif parameter.kind is parameter.POSITIONAL_ONLY or (
+                continue
+            # Only here: written twice, a chain in a chain in a chain would take twice as long at each level.
+            text = repr(frozen[1]) if frozen[0] == "dtype" and _names_dtype(name) else render(frozen)
+            if parameter.kind is parameter.POSITIONAL_ONLY or (
                 parameter.kind is not parameter.KEYWORD_ONLY
                 and (rest or parameter.default is parameter.empty)
             ):

@@ -250,3 +250,11 @@ def test_a_factory_defined_again_makes_other_values() -> None:
     assert first != second
     assert float(first.update(1.0, first.init(0.0))[0]) == 2.0
     assert float(second.update(1.0, second.init(0.0))[0]) == 3.0
+
+
+def test_the_text_of_a_chain_in_a_chain_is_written_once() -> None:
+    """Written twice at each level, fifty of them would take longer than anybody waits."""
+    tx = gx.scale(2.0)
+    for _ in range(50):
+        tx = gx.chain(tx)
+    assert repr(tx) == "gx.chain(" * 50 + "gx.scale(2.0)" + ")" * 50
