@@ -17,7 +17,7 @@ from typing import Any
 from . import values
 from .errors import kind, say, short, signature_text
 from .spellings import unknown_argument
-from .text import Frozen, importable_name, render
+from .text import Frozen, argument_text, importable_name, names_dtype, render
 
 ENTRY_POINTS = "gradxform.factories"
 _JSON_VERSION = 1
@@ -165,13 +165,9 @@ def bind(factory: Factory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
     return {name: _as_dtype(factory, name, values.own(value)) for name, value in bound.arguments.items()}
 
 
-def _names_dtype(name: str) -> bool:
-    return name.endswith("dtype") or name.startswith("dtype")
-
-
 def _as_dtype(factory: Factory, name: str, value: Any) -> Any:
     """Arguments called `...dtype` or `dtype_...` take every spelling of a dtype and keep one."""
-    if not _names_dtype(name) or value is None:
+    if not names_dtype(name) or value is None:
         return value
     try:
         return values.canonical_dtype(value)
@@ -236,21 +232,17 @@ class Spec:
             parameter = parameters[name]
             if parameter.kind is parameter.VAR_POSITIONAL:
                 yield from map(values.render, frozen[1])
-                continue
-            if parameter.kind is parameter.VAR_KEYWORD:
+            elif parameter.kind is parameter.VAR_KEYWORD:
                 yield from (f"{key[1]}={render(value)}" for key, value in frozen[1])
-                continue
-            # Only here: written twice, a chain in a chain in a chain would take twice as long at each level.
-            text = repr(frozen[1]) if frozen[0] == "dtype" and _names_dtype(name) else render(frozen)
-            if parameter.kind is parameter.POSITIONAL_ONLY or (
+            elif parameter.kind is parameter.POSITIONAL_ONLY or (
                 parameter.kind is not parameter.KEYWORD_ONLY
                 and (rest or parameter.default is parameter.empty)
             ):
-                yield text
+                yield argument_text(name, frozen)
             elif parameter.default is parameter.empty or frozen != values.freeze(
                 _as_dtype(self.factory, name, parameter.default)
             ):
-                yield f"{name}={text}"
+                yield f"{name}={argument_text(name, frozen)}"
 
     def call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments as `(args, kwargs)` of a call that makes an equal object."""

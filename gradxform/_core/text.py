@@ -105,3 +105,13 @@ def render(frozen: Frozen) -> str:
         return f"<{str(frozen[3])[:60]}: a tree without a text of its own>"
     obj = frozen[1].value
     return f"<{'traced value' if isinstance(obj, Tracer) else type(obj).__name__}: not a value>"
+
+
+def names_dtype(name: str) -> bool:
+    """Whether an argument takes a dtype, by its name."""
+    return name.endswith("dtype") or name.startswith("dtype")
+
+
+def argument_text(name: str, frozen: Frozen) -> str:
+    """Python text for the value of an argument; a dtype is its name where one is wanted."""
+    return repr(frozen[1]) if frozen[0] == "dtype" and names_dtype(name) else render(frozen)

@@ -201,6 +201,11 @@ def matches(pattern: Any, path: str, leaf: Any, who: str = "") -> bool:
         return pattern.search(path) is not None
     if isinstance(pattern, tuple | list):
         return any(matches(item, path, leaf) for item in pattern)
+    if not callable(pattern):
+        fact = f"the pattern {short(pattern)} is {type(pattern).__name__}"
+        raise TypeError(
+            say(f"{who}: {fact}" if who else fact, "give a glob, a compiled expression or a function")
+        )
     answer = pattern(path, leaf)
     if not isinstance(answer, bool | np.bool_):
         values = "decide by path, shape or dtype, not by values" if hasattr(answer, "dtype") else ""

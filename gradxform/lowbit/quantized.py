@@ -25,7 +25,7 @@ from .._core.roles import is_exact, is_own, roles_of
 from .._core.spec import Example
 from .._core.states import changed
 from .._core.transform import GradientTransformation, as_transform, wrap
-from .._core.tree import is_absent, is_inexact, is_variable, matches, paths_of, view
+from .._core.tree import is_absent, is_inexact, is_variable, matches, path_text, paths_of, view
 from .boxes import bare, into_variables, inward, outward
 from .codecs import RootCodec, SignedCodec
 from .dynamic import DynamicCodec
@@ -301,8 +301,14 @@ def dequantized(state: Any) -> Any:
     return STORAGE.opened(state)
 
 
+_SAME = "both are of one transform and the same parameters: like = quantized(tx).init(params)"
+
+
 def requantized(state: Any, like: Any) -> Any:
     """A state with arrays, stored as the state `like` is: the inverse of `dequantized`.
+
+    Raises:
+        ValueError: for a state of other parameters or of another transform, and for one that is stored already.
 
     Example:
         >>> import jax.numpy as jnp
@@ -312,4 +318,17 @@ def requantized(state: Any, like: Any) -> Any:
         >>> state[0].mu["w"]
         Quantized(float32[64, 128] in 8 bits)
     """
+    wanted = jax.tree_util.tree_leaves_with_path(jax.eval_shape(STORAGE.opened, like))
+    given = [np.shape(x) for x in jax.tree.leaves(state)]
+    if len(given) != len(wanted):
+        fact = (
+            f"gx.lowbit.requantized(state): it has {len(given)} arrays, and `like` stands for {len(wanted)}"
+        )
+        raise ValueError(say(fact, _SAME))
+    for shape, (path, x) in zip(given, wanted, strict=True):
+        if shape != x.shape:
+            fact = (
+                f"gx.lowbit.requantized(state): {path_text(path)!r} is {list(shape)}, wanted {list(x.shape)}"
+            )
+            raise ValueError(say(fact, _SAME))
     return STORAGE.closed(state, like)

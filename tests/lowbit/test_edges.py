@@ -375,3 +375,22 @@ def test_numpy_reads_a_node() -> None:
     node = Q(ADAM).init({"w": noise(64, 128)}).nu["w"]
     assert (node.ndim, node.size) == (2, 64 * 128)
     np.testing.assert_array_equal(np.asarray(node), jnp.asarray(node))
+
+
+def test_a_pattern_that_is_none_is_named() -> None:
+    with pytest.raises(TypeError, match=r"quantized\(wide\): the pattern 3 is int"):
+        Q(ADAM, wide=3).init({"w": noise(64, 128)})
+
+
+def test_requantized_wants_a_state_of_the_same_parameters() -> None:
+    like = Q(ADAM).init({"w": noise(64, 128)})
+    for state, message in (
+        (
+            ADAM.init({"w": noise(64, 64)}),
+            r"'mu/w' is \[64, 64\], wanted \[64, 128\]\s+both are of one transform",
+        ),
+        (gx.scale_by_lion().init({"w": noise(64, 128)}), "it has 2 arrays, and `like` stands for 3"),
+        (like, "it has 7 arrays, and `like` stands for 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gx.lowbit.requantized(state, like)
