@@ -13,8 +13,9 @@ from importlib.metadata import version
 import jax
 import pytest
 
+_release = tuple(map(int, version("jaxlib").split(".")[:2]))
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"  # a release that does not know the flag aborts
-if os.environ.get("GRADXFORM_COMPILER") != "default" and version("jaxlib").split(".")[:2] == ["0", "10"]:
+if os.environ.get("GRADXFORM_COMPILER") != "default" and _release == (0, 10):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}".strip()
 
 jax.config.update("jax_num_cpu_devices", 8)

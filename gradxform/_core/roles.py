@@ -12,6 +12,7 @@ mu=Moment, nu=SecondMoment)`. A field without a role is a whole of its own (`Oth
 """
 
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, TypeAlias
@@ -66,6 +67,14 @@ def role_of(annotation: Any) -> Role:
     return found[0] if found else OTHER
 
 
+def _check_fields(call: str, state: type, names: Iterable[str]) -> None:
+    known: tuple[str, ...] = getattr(state, "_fields", ())
+    for name in names:
+        if name not in known:
+            fact = f"{call}({state.__name__}): no field {name!r}; it has {', '.join(known) or 'none'}"
+            raise ValueError(fact)
+
+
 def declare_roles(state: type, **fields: Any) -> None:
     """Says what the fields of a state class mean that we did not write.
 
@@ -81,12 +90,8 @@ def declare_roles(state: type, **fields: Any) -> None:
         >>> build.roles_of(TheirState)["momentum"].name
         'moment'
     """
-    known: tuple[str, ...] = getattr(state, "_fields", ())
+    _check_fields("declare_roles", state, fields)
     for name, annotation in fields.items():
-        if name not in known:
-            raise ValueError(
-                f"declare_roles({state.__name__}): no field {name!r}; it has {', '.join(known) or 'none'}"
-            )
         if role_of(annotation) is OTHER:
             raise ValueError(f"declare_roles({state.__name__}, {name}=...): {annotation!r} is not a role")
     _DECLARED[state] = {name: role_of(annotation) for name, annotation in fields.items()}
@@ -109,12 +114,7 @@ def declare_own(state: type, *fields: str) -> None:
         ...     mu: build.Moment  # an average of signs
         >>> build.declare_own(SignedState, "mu")
     """
-    known: tuple[str, ...] = getattr(state, "_fields", ())
-    for name in fields:
-        if name not in known:
-            raise ValueError(
-                f"declare_own({state.__name__}): no field {name!r}; it has {', '.join(known) or 'none'}"
-            )
+    _check_fields("declare_own", state, fields)
     _OWN[state] = frozenset(fields)
 
 
@@ -139,12 +139,7 @@ def declare_exact(state: type, *fields: str) -> None:
         ...     nu: build.SecondMoment
         >>> build.declare_exact(VarianceState, "mu", "nu")
     """
-    known: tuple[str, ...] = getattr(state, "_fields", ())
-    for name in fields:
-        if name not in known:
-            raise ValueError(
-                f"declare_exact({state.__name__}): no field {name!r}; it has {', '.join(known) or 'none'}"
-            )
+    _check_fields("declare_exact", state, fields)
     _EXACT[state] = frozenset(fields)
 
 

@@ -336,6 +336,12 @@ def test_what_a_difference_is_taken_of_stays() -> None:
     assert stored_in(with_trace) == 1, "the momentum"
 
 
+@pytest.mark.parametrize("declare", [gx.build.declare_exact, gx.build.declare_own])
+def test_a_field_that_there_is_not_is_named(declare: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{declare.__name__}\(TraceState\): no field 'nu'; it has trace"):
+        declare(optax.TraceState, "nu")
+
+
 def test_sm3_has_its_momentum_where_others_have_squares() -> None:
     tx, low = optax.scale_by_sm3(), Q(optax.scale_by_sm3())
     params = {"w": noise(64, 128)}
