@@ -3,6 +3,7 @@
 # Ground
 from . import build as build
 from . import lowbit as lowbit
+from . import sharding as sharding
 from ._combine.accumulate import accumulate as accumulate
 from ._combine.average import average_params as average_params
 from ._combine.cautious import cautious as cautious

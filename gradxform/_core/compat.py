@@ -111,3 +111,28 @@ def placed_as(new: Any, old: Any) -> Any:
     if not known or new.shape != old.shape or not getattr(old, "committed", False):
         return new
     return jax.device_put(new, old.sharding)
+
+
+def has_explicit(mesh: Any) -> bool:
+    """Whether a mesh has axes on which an array's type says how it is cut."""
+    return any(kind == jax.sharding.AxisType.Explicit for kind in getattr(mesh, "axis_types", ()))
+
+
+def explicit_sharding(x: Any) -> Any:
+    """The sharding in the type of `x` if it lies on explicit axes, else None."""
+    if not isinstance(x, jax.Array):
+        return None
+    sharding = getattr(jax.typeof(x), "sharding", None)
+    return sharding if sharding is not None and has_explicit(sharding.mesh) else None
+
+
+def current_mesh() -> Any:
+    """The mesh of `jax.set_mesh`, with its devices where they are known; None if none is set."""
+    abstract: Any = jax.sharding.get_abstract_mesh()
+    if abstract.empty:
+        return None
+    try:
+        concrete: Any = jax.sharding.get_mesh()
+    except ValueError:  # while something is traced
+        return abstract
+    return abstract if concrete.empty else concrete

@@ -14,7 +14,7 @@ import jax
 import pytest
 
 import gradxform
-from gradxform import build, lowbit, testing
+from gradxform import build, lowbit, sharding, testing
 
 ROOT = Path(__file__).parents[2]
 API = ROOT / "docs" / "api"
@@ -50,7 +50,7 @@ def names(module: ModuleType) -> dict[str, Any]:
 
 PUBLIC = {
     f"{module.__name__}.{name}": value
-    for module in (gradxform, build, lowbit, testing)
+    for module in (gradxform, build, lowbit, sharding, testing)
     for name, value in names(module).items()
 }
 PUBLIC |= {

@@ -1,0 +1,96 @@
+"""Where arrays lie on a mesh: read from what is there, or found by tracing `init` on an abstract mesh of explicit axes.
+
+On explicit axes an array's type says how it is cut, so that a trace of `init` tells the layout of every leaf of a state
+without a rule per method: zeros made of a parameter are cut like it, and a sum over one of its axes loses that one. The
+same trace answers for a mesh of automatic axes, on which a trace sees no layout at all.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+from . import compat
+from .errors import leaf as place, say
+from .tree import is_absent, view
+
+
+def spec_of(x: Any) -> PartitionSpec | None:
+    """How an array, a shape or a tracer is cut, or None if that cannot be seen."""
+    sharding = getattr(x, "sharding", None)
+    if isinstance(x, compat.Tracer):
+        sharding = getattr(jax.typeof(x), "sharding", None)
+        if sharding is None or not compat.has_explicit(sharding.mesh):
+            return None
+    return getattr(sharding, "spec", None)
+
+
+def mesh_of(trees: Sequence[Any], mesh: Any, who: str) -> Any:
+    """The one mesh of all leaves, or the mesh that is said, or that of `jax.set_mesh`."""
+    if mesh is not None:
+        return mesh
+    found: dict[Any, str] = {}
+    for tree in trees:
+        for path, x in zip(*_rows(tree), strict=True):
+            sharding = getattr(x, "sharding", None)
+            if isinstance(sharding, NamedSharding):
+                found.setdefault(sharding.mesh, path)
+    if len(found) > 1:
+        fact = f"{who}: {' and '.join(map(place, found.values()))} lie on different meshes"
+        raise ValueError(say(fact, "say which one is meant: mesh="))
+    if found:
+        return next(iter(found))
+    known = compat.current_mesh()
+    if known is None:
+        fact = f"{who}: no parameter says on which mesh it lies"
+        raise ValueError(
+            say(
+                fact,
+                "pass mesh=, call it under jax.set_mesh(mesh), or give the shapes a sharding=NamedSharding(...)",
+            )
+        )
+    return known
+
+
+def _rows(tree: Any) -> tuple[Sequence[str], Sequence[Any]]:
+    rows = view(tree)
+    return rows.paths, rows.places
+
+
+def abstract(mesh: Any) -> AbstractMesh:
+    """The mesh without its devices, all axes explicit."""
+    return AbstractMesh(
+        mesh.axis_sizes, mesh.axis_names, axis_types=(AxisType.Explicit,) * len(mesh.axis_names)
+    )
+
+
+def typed(tree: Any, mesh: Any) -> Any:
+    """The shapes of a tree, each with its layout as a type on the abstract mesh; what tells none is on every device."""
+    flat = abstract(mesh)
+
+    def one(x: Any) -> Any:
+        if is_absent(x) or not hasattr(x, "shape"):
+            return x
+        return jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(flat, spec_of(x) or PartitionSpec())
+        )
+
+    return jax.tree.map(one, tree, is_leaf=is_absent)
+
+
+def state_shardings(tx: Any, params: Any, mesh: Any = None) -> Any:
+    """A `NamedSharding` for every leaf of `tx.init(params)`; see `gradxform.sharding.state_shardings`."""
+    who = "gx.sharding.state_shardings(tx, params)"
+    mesh = mesh_of([params], mesh, who)
+    with jax.sharding.use_abstract_mesh(abstract(mesh)):
+        state = jax.eval_shape(tx.init, typed(params, mesh))
+    return jax.tree.map(lambda x: NamedSharding(mesh, spec_of(x) or PartitionSpec()), state)
+
+
+def laid(x: Any, like: Any) -> Any:
+    """`x`, cut as the type of `like` says on a mesh of explicit axes; elsewhere as it is."""
+    mine, its = compat.explicit_sharding(x), compat.explicit_sharding(like)
+    if its is None or mine is None or mine.spec == its.spec:
+        return x
+    return jax.reshard(x, its)
