@@ -88,6 +88,36 @@ def state_shardings(tx: Any, params: Any, mesh: Any = None) -> Any:
     return jax.tree.map(lambda x: NamedSharding(mesh, spec_of(x) or PartitionSpec()), state)
 
 
+def mesh_if_known(params: Any, mesh: Any = None) -> Any:
+    """The mesh that is said, that of the parameters, or that of `jax.set_mesh`; None where there is none."""
+    laid_out = any(isinstance(getattr(x, "sharding", None), NamedSharding) for x in _rows(params)[1])
+    if mesh is None and not laid_out and compat.current_mesh() is None:
+        return None
+    return mesh_of([params], mesh, "mesh=None")
+
+
+def bare(tree: Any) -> Any:
+    """The shapes of a tree that lie nowhere."""
+
+    def one(x: Any) -> Any:
+        if is_absent(x) or not hasattr(x, "shape"):
+            return x
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=getattr(x, "weak_type", False))
+
+    return jax.tree.map(one, tree, is_leaf=is_absent)
+
+
+def abstract_state(tx: Any, params: Any, mesh: Any = None) -> Any:
+    """The state as shapes, each with the sharding that `state_shardings` gives; without a mesh they lie nowhere."""
+    mesh = mesh_if_known(params, mesh)
+    if mesh is None:
+        return jax.eval_shape(tx.init, bare(params))
+    # What a trace sees of layouts does not matter here, and on automatic axes every `init` can be traced.
+    with jax.sharding.use_abstract_mesh(AbstractMesh(mesh.axis_sizes, mesh.axis_names)):
+        state = jax.eval_shape(tx.init, bare(params))
+    return jax.tree.map(lambda x, s: x.update(sharding=s), state, state_shardings(tx, params, mesh))
+
+
 def laid(x: Any, like: Any) -> Any:
     """`x`, cut as the type of `like` says on a mesh of explicit axes; elsewhere as it is."""
     mine, its = compat.explicit_sharding(x), compat.explicit_sharding(like)

@@ -4,7 +4,7 @@ Rows are made from the plan and from abstract shapes; nothing is computed on a d
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,35 @@ import numpy as np
 from .compat import Tracer
 from .orders import orders
 from .packed import is_packed, packed_leaves
+from .placement import abstract_state, mesh_if_known, typed
 from .plan import Link, Plan, selected
-from .roles import OTHER, Role, roles_of
+from .roles import COUNT, OTHER, Role, roles_of
 from .rule import Rule
 from .scalars import is_schedule
 from .transform import GradientTransformation
 from .tree import is_absent, view
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of arrays: each array once, and what one device holds of them, in its own memory or in the host's."""
+
+    whole: int = 0
+    device: int = 0
+    host: int = 0
+
+    def __add__(self, other: "Size") -> "Size":
+        return Size(self.whole + other.whole, self.device + other.device, self.host + other.host)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One field of a link's state: what it means, and its bytes."""
+
+    field: str
+    role: str
+    dtype: str
+    size: Size
 
 
 @dataclass(frozen=True)
@@ -33,8 +56,8 @@ class LinkRow:
     scalars: tuple[tuple[str, str], ...]
     leaves: tuple[str, ...]
     parameters: int
-    state_bytes: int
-    slots: tuple[tuple[str, str, str, int], ...]  # field, role, dtype, bytes
+    state: Size
+    slots: tuple[Slot, ...]
 
 
 @dataclass(frozen=True)
@@ -44,14 +67,15 @@ class Facts:
     links: tuple[LinkRow, ...]
     leaves: tuple[tuple[str, tuple[int, ...], str], ...]
     parameters: int
-    parameter_bytes: int
-    state_bytes: int
+    parameter_size: Size
+    state_size: Size
     frozen: tuple[str, ...]
     uphill: tuple[
         str, ...
     ]  # leaves whose direction no link turns; empty if there are links that cannot be read
     orders: tuple[str, ...]  # a line for each order that changes the mathematics
     packed: tuple[tuple[str, int], ...] = ()  # in what arrays of the state are kept, and how many
+    devices: int = 1  # of the mesh on which the parameters lie
 
 
 def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
@@ -66,14 +90,36 @@ def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]
     return lines
 
 
-def _bytes(x: Any) -> int:
-    size = getattr(x.dtype, "itemsize", 4)
-    return int(np.prod(x.shape, dtype=np.int64)) * int(size)
+def size_of(tree: Any) -> Size:
+    """The bytes of all arrays of a tree, abstract ones included."""
+    return sum((_size(x) for x in jax.tree.leaves(tree) if hasattr(x, "dtype")), Size())
 
 
-def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays of a tree, abstract ones included."""
-    return sum(_bytes(x) for x in jax.tree.leaves(tree) if hasattr(x, "dtype"))
+def _size(x: Any) -> Size:
+    sharding = getattr(x, "sharding", None)
+    each = int(getattr(x.dtype, "itemsize", 4))
+    part = x.shape if sharding is None else sharding.shard_shape(x.shape)
+    whole, local = (each * int(np.prod(shape, dtype=np.int64)) for shape in (x.shape, part))
+    away = "host" in (getattr(sharding, "memory_kind", None) or "")
+    return Size(whole, 0 if away else local, local if away else 0)
+
+
+def size_text(count: int) -> str:
+    """Bytes in decimal units, `-` for none."""
+    if count == 0:
+        return "-"
+    number, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number < 1000 or unit == "TB":
+            break
+        number = number / 1000
+    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def dtypes_text(arrays: Iterable[Any]) -> str:
+    """The dtypes of arrays, or in how many bits they are kept."""
+    kinds = {x.kind if is_packed(x) else str(x.dtype) for x in arrays if hasattr(x, "dtype")}
+    return "/".join(sorted(kinds)) or "-"
 
 
 def _scalar_text(value: Any) -> str:
@@ -84,17 +130,14 @@ def _scalar_text(value: Any) -> str:
     return "traced" if isinstance(value, Tracer) else f"{value}"
 
 
-def _slots(rule: Rule, state: Any) -> list[tuple[str, str, str, int]]:
+def _slots(rule: Rule, state: Any) -> list[Slot]:
     inner = state.inner if rule.scheduled else state
-    rows: list[tuple[str, str, str, int]] = []
-    for name, role in rule.roles.items():
-        rows.append(_slot(name, role, getattr(inner, name)))
-    return rows
+    found = [_slot("count", COUNT, state.count)] if rule.scheduled else []
+    return [*found, *(_slot(name, role, getattr(inner, name)) for name, role in rule.roles.items())]
 
 
-def _slot(name: str, role: Role, tree: Any) -> tuple[str, str, str, int]:
-    dtypes = sorted({str(x.dtype) for x in jax.tree.leaves(tree) if hasattr(x, "dtype")})
-    return name, role.name, "/".join(dtypes) or "-", tree_bytes(tree)
+def _slot(name: str, role: Role, tree: Any) -> Slot:
+    return Slot(name, role.name, dtypes_text(packed_leaves(tree)), size_of(tree))
 
 
 def _row(link: Link, state: Any, leaves: list[tuple[str, int]]) -> LinkRow:
@@ -120,7 +163,7 @@ def _row(link: Link, state: Any, leaves: list[tuple[str, int]]) -> LinkRow:
         scalars=tuple(scalars),
         leaves=tuple(path for path, _ in leaves),
         parameters=sum(size for _, size in leaves),
-        state_bytes=sum(size for *_, size in slots),
+        state=sum((slot.size for slot in slots), Size()),
         slots=tuple(slots),
     )
 
@@ -163,10 +206,12 @@ class _Rows:
             self.turns, self.zeroed = self.turns | more, self.zeroed & also
 
 
-def facts(tx: GradientTransformation, params: Any) -> Facts:
-    """The rows of `tx` for `params` (arrays or shapes)."""
+def facts(tx: GradientTransformation, params: Any, mesh: Any = None) -> Facts:
+    """The rows of `tx` for `params` (arrays or shapes), which may lie on a mesh."""
     rows = view(params)
-    state = jax.eval_shape(tx.body.init, params)
+    mesh = mesh_if_known(params, mesh)
+    state = abstract_state(tx, params, mesh)
+    laid = params if mesh is None else typed(params, mesh)
     parts = tx.body.split(state, "")
     found = _Rows()
     found.add(tx.plan, parts, params)
@@ -180,10 +225,11 @@ def facts(tx: GradientTransformation, params: Any) -> Facts:
             (path, tuple(np.shape(p)), str(getattr(p, "dtype", type(p).__name__))) for path, p in arrays
         ),
         parameters=sum(int(np.prod(np.shape(p), dtype=np.int64)) for _, p in arrays),
-        parameter_bytes=tree_bytes(params),
-        state_bytes=tree_bytes(state),
+        parameter_size=size_of(laid),
+        state_size=size_of(state),
         frozen=tuple(sorted(zeroed)),
         uphill=uphill if known else (),
         orders=tuple(orders(tx.plan, parts, params, frozenset(zeroed))),
         packed=tuple(sorted(Counter(x.kind for x in packed_leaves(state) if is_packed(x)).items())),
+        devices=1 if mesh is None else mesh.size,
     )

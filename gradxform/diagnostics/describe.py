@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._core.report import Facts, LinkRow, align, facts
+from .._core.report import Facts, LinkRow, Size, align, facts, size_text
 from .._core.transform import as_transform
 
 
@@ -21,12 +21,14 @@ class Description:
     __repr__ = __str__
 
 
-def describe(tx: Any, params: Any) -> Description:
+def describe(tx: Any, params: Any, mesh: Any = None) -> Description:
     """What a transform will do to these parameters: links, scalars, which leaves, how much state.
 
     Args:
         tx: any transform, ours or Optax's (of which less can be known).
         params: the parameters, or their shapes (`jax.eval_shape`): nothing is allocated.
+        mesh: the mesh on which they lie; None takes that of the parameters, or of `jax.set_mesh`. On a mesh of several
+            devices, an abstract one included, there is a column of what a device holds (`gx.memory` tells more).
 
     Returns:
         A `Description`; print it. It warns when the chain ends uphill, that is, when no link turns the sign, and of
@@ -49,17 +51,7 @@ def describe(tx: Any, params: Any) -> Description:
         10 parameters in 2 leaves, 40 B; state 84 B (8.4 B a parameter): count 4 B, moment 40 B, second moment 40 B
     """
     transform = as_transform(tx, "gx.describe(tx)")
-    return Description(repr(transform), facts(transform, params))
-
-
-def _size(count: int) -> str:
-    if count == 0:
-        return "-"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count = count / 1000  # type: ignore[assignment]
-    return ""
+    return Description(repr(transform), facts(transform, params, mesh))
 
 
 def _plural(count: int, one: str, many: str) -> str:
@@ -78,20 +70,26 @@ def _notes(row: LinkRow) -> str:
 
 def _table(known: Facts) -> list[str]:
     total = len(known.leaves)
-    head = ("link", "does", "reach", "leaves", "parameters", "state", "scalars")
+    cut = known.devices > 1
+    head = ["link", "does", "reach", "leaves", "parameters", "state", *(["a device"] if cut else []), "scalars"]
     rows = [
-        (
+        [
             row.address,
             row.call,
             row.reach,
             str(total) if len(row.leaves) == total else f"{len(row.leaves)} of {total}",
             _number(row.parameters),
-            _size(row.state_bytes),
+            size_text(row.state.whole),
+            *([size_text(_local(row.state))] if cut else []),
             _notes(row),
-        )
+        ]
         for row in known.links
     ]
-    return align([head, *rows], right=(3, 4, 5))
+    return align([head, *rows], right=(3, 4, 5, 6) if cut else (3, 4, 5))
+
+
+def _local(size: Size) -> int:
+    return size.device + size.host
 
 
 def _routes(known: Facts) -> list[str]:
@@ -113,24 +111,15 @@ def _listed(paths: Sequence[str], most: int = 8) -> str:
 
 
 def _summary(known: Facts) -> list[str]:
-    by_role: dict[str, int] = {}
-    for row in known.links:
-        for _, role, _, size in row.slots:
-            by_role[role] = by_role.get(role, 0) + size
-        if not row.slots and row.state_bytes:
-            by_role["other"] = by_role.get("other", 0) + row.state_bytes
-    roles = ", ".join(f"{role} {_size(size)}" for role, size in by_role.items() if size)
-    per = f" ({known.state_bytes / known.parameters:.1f} B a parameter)" if known.parameters else ""
-    kept = ", ".join(f"{_plural(n, 'array', 'arrays')} in {kind}" for kind, n in known.packed)
-    roles = "; ".join(filter(None, (roles, kept)))
     lines = _routes(known)
     if known.frozen:
         lines.append(f"frozen: {_listed(known.frozen)}")
     lines.append(
         f"{_number(known.parameters)} parameters in {_plural(len(known.leaves), 'leaf', 'leaves')}, "
-        f"{_size(known.parameter_bytes)}; "
-        + (f"state {_size(known.state_bytes)}{per}: {roles}" if known.state_bytes else "no state")
+        f"{size_text(known.parameter_size.whole)}; {_state(known)}"
     )
+    if known.devices > 1:
+        lines.append(_shares(known))
     if known.uphill:
         which = "this" if len(known.uphill) == len(known.leaves) else _listed(known.uphill)
         lines.append(
@@ -138,3 +127,25 @@ def _summary(known: Facts) -> list[str]:
             "end with gx.scale_by_learning_rate(...) or a schedule"
         )
     return [*lines, *known.orders]
+
+
+def _state(known: Facts) -> str:
+    total = known.state_size.whole
+    if not total:
+        return "no state"
+    by_role: dict[str, int] = {}
+    for row in known.links:
+        for slot in row.slots:
+            by_role[slot.role] = by_role.get(slot.role, 0) + slot.size.whole
+    roles = ", ".join(f"{role} {size_text(size)}" for role, size in by_role.items() if size)
+    kept = ", ".join(f"{_plural(n, 'array', 'arrays')} in {kind}" for kind, n in known.packed)
+    per = f" ({total / known.parameters:.1f} B a parameter)" if known.parameters else ""
+    return f"state {size_text(total)}{per}: {'; '.join(filter(None, (roles, kept)))}"
+
+
+def _shares(known: Facts) -> str:
+    """What one of several devices holds."""
+    state = known.state_size
+    text = f"each of {known.devices} devices: parameters {size_text(_local(known.parameter_size))}"
+    text += f", state {size_text(_local(state))}"
+    return f"{text}, of it {size_text(state.host)} in host memory" if state.host else text
