@@ -88,12 +88,12 @@ def state_shardings(tx: Any, params: Any, mesh: Any = None) -> Any:
     return jax.tree.map(lambda x: NamedSharding(mesh, spec_of(x) or PartitionSpec()), state)
 
 
-def mesh_if_known(params: Any, mesh: Any = None) -> Any:
-    """The mesh that is said, that of the parameters, or that of `jax.set_mesh`; None where there is none."""
+def mesh_if_known(params: Any, mesh: Any, who: str) -> Any:
+    """As `mesh_of` for one tree; None where no mesh is said, none is set and nothing lies on one."""
     laid_out = any(isinstance(getattr(x, "sharding", None), NamedSharding) for x in _rows(params)[1])
     if mesh is None and not laid_out and compat.current_mesh() is None:
         return None
-    return mesh_of([params], mesh, "mesh=None")
+    return mesh_of([params], mesh, who)
 
 
 def bare(tree: Any) -> Any:
@@ -107,9 +107,8 @@ def bare(tree: Any) -> Any:
     return jax.tree.map(one, tree, is_leaf=is_absent)
 
 
-def abstract_state(tx: Any, params: Any, mesh: Any = None) -> Any:
-    """The state as shapes, each with the sharding that `state_shardings` gives; without a mesh they lie nowhere."""
-    mesh = mesh_if_known(params, mesh)
+def abstract_state(tx: Any, params: Any, mesh: Any) -> Any:
+    """The state as shapes, each with the sharding that `state_shardings` gives; where `mesh` is None, without one."""
     if mesh is None:
         return jax.eval_shape(tx.init, bare(params))
     # What a trace sees of layouts does not matter here, and on automatic axes every `init` can be traced.

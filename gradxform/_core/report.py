@@ -14,7 +14,7 @@ import numpy as np
 from .compat import Tracer
 from .orders import orders
 from .packed import is_packed, packed_leaves
-from .placement import abstract_state, mesh_if_known, typed
+from .placement import abstract_state, typed
 from .plan import Link, Plan, selected
 from .roles import COUNT, OTHER, Role, roles_of
 from .rule import Rule
@@ -209,7 +209,6 @@ class _Rows:
 def facts(tx: GradientTransformation, params: Any, mesh: Any = None) -> Facts:
     """The rows of `tx` for `params` (arrays or shapes), which may lie on a mesh."""
     rows = view(params)
-    mesh = mesh_if_known(params, mesh)
     state = abstract_state(tx, params, mesh)
     laid = params if mesh is None else typed(params, mesh)
     parts = tx.body.split(state, "")

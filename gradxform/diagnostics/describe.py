@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._core.placement import mesh_if_known
 from .._core.report import Facts, LinkRow, Size, align, facts, size_text
 from .._core.transform import as_transform
 
@@ -51,6 +52,7 @@ def describe(tx: Any, params: Any, mesh: Any = None) -> Description:
         10 parameters in 2 leaves, 40 B; state 84 B (8.4 B a parameter): count 4 B, moment 40 B, second moment 40 B
     """
     transform = as_transform(tx, "gx.describe(tx)")
+    mesh = mesh_if_known(params, mesh, "gx.describe(tx, params)")
     return Description(repr(transform), facts(transform, params, mesh))
 
 
@@ -71,7 +73,16 @@ def _notes(row: LinkRow) -> str:
 def _table(known: Facts) -> list[str]:
     total = len(known.leaves)
     cut = known.devices > 1
-    head = ["link", "does", "reach", "leaves", "parameters", "state", *(["a device"] if cut else []), "scalars"]
+    head = [
+        "link",
+        "does",
+        "reach",
+        "leaves",
+        "parameters",
+        "state",
+        *(["a device"] if cut else []),
+        "scalars",
+    ]
     rows = [
         [
             row.address,
