@@ -1,3 +1,4 @@
 """`gradxform.sharding`: where every leaf of a state lies, for any transform on any mesh."""
 
 from .place import init_sharded as init_sharded, state_shardings as state_shardings
+from .shapes import abstract_state as abstract_state
