@@ -60,6 +60,7 @@ class AccumulateState(NamedTuple):
 
 class AccumulateBody(NestedBody):
     call = "accumulate"
+    branches = True
 
     def __init__(self, inner: GradientTransformation, steps: Any, weight: str | None) -> None:
         super().__init__(inner, AccumulateState)

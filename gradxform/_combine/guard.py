@@ -56,6 +56,7 @@ declare_unit(GuardState, "norms")
 
 class GuardBody(NestedBody):
     call = "guard"
+    branches = True
     reach = "tree"
     skips = "counts"
 

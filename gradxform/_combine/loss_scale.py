@@ -40,6 +40,7 @@ declare_unit(LossScaleState, rescales=True)
 
 class LossScaleBody(NestedBody):
     call = "loss_scale"
+    branches = True
     reach = "tree"
     skips = "learns"
 

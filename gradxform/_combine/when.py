@@ -34,6 +34,7 @@ class ApplyWhenState(NamedTuple):
 
 class ApplyWhenBody(NestedBody):
     call = "apply_when"
+    branches = True
 
     def __init__(self, inner: GradientTransformation, when: Any, otherwise: str) -> None:
         super().__init__(inner, ApplyWhenState)

@@ -136,3 +136,37 @@ def current_mesh() -> Any:
     except ValueError:  # while something is traced
         return abstract
     return abstract if concrete.empty else concrete
+
+
+#: The memory of the host that devices read and write directly.
+HOST = "pinned_host"
+
+
+def in_host(x: Any) -> bool:
+    """Whether an array, a shape or a tracer lies in the host's memory."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return getattr(x.sharding, "memory_kind", None) == HOST
+    return isinstance(x, jax.Array) and jax.typeof(x).memory_space == jax.memory.Space.Host
+
+
+def moved(x: Any, host: bool) -> Any:
+    """An array in the memory of the host, or of its device; anything else, and what lies there, as it is."""
+    if not isinstance(x, jax.Array) or in_host(x) == host:
+        return x
+    return jax.device_put(x, jax.memory.Space.Host if host else jax.memory.Space.Device)
+
+
+def shapes_in_memory(f: Any, x: Any) -> Any:
+    """`jax.eval_shape(f, x)` on an abstract mesh, whose shardings also say what lies in the host's memory."""
+    jaxpr, shapes = jax.make_jaxpr(f, return_shape=True)(x)
+    leaves, treedef = jax.tree.flatten(shapes)
+
+    def one(shape: Any, aval: Any) -> Any:
+        if aval.memory_space != jax.memory.Space.Host:
+            return shape
+        mesh = jax.sharding.get_abstract_mesh()
+        spec = getattr(shape.sharding, "spec", jax.P())
+        sharding = jax.NamedSharding(mesh, spec, memory_kind=HOST)
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+    return treedef.unflatten(map(one, leaves, jaxpr.out_avals))

@@ -36,6 +36,8 @@ class NestedBody(Body):
     skips: str = ""
     #: Whether it changes the updates of what is inside.
     alters: bool = False
+    #: Whether it computes the state inside in a branch, or keeps the old one.
+    branches: bool = False
     #: Whether its updates are differences that `apply_updates` shall complete to the last bit: they keep their dtype,
     #: float32 also for 16-bit parameters, and nothing may change them on the way.
     exact: bool = False
@@ -44,9 +46,15 @@ class NestedBody(Body):
         self.inner, self.state = inner, state
         self.label = inner.label
         self.rate, self.uncoupled = inner.body.rate, inner.body.uncoupled
+        self._check_offloaded(inner)
         if self.alters and (whole := exact_link(inner.plan)):
             fact = f"gx.{self.call}(tx): it changes the updates of {whole}, which {door.EXACT}"
             raise ValueError(say(fact, f"put gx.{self.call} inside"))
+
+    def _check_offloaded(self, inner: GradientTransformation) -> None:
+        if self.branches and any(link.offloaded for link in inner.plan.flat):
+            fact = f"gx.{self.call}(tx): tx keeps state in the host's memory, which no branch of a step can carry"
+            raise ValueError(say(fact, f"put gx.sharding.offload around gx.{self.call}, outermost"))
 
     # What a wrapper defines -------------------------------------------------------------------------------------
 
@@ -152,9 +160,13 @@ class Inner:
 class EitherBody(NestedBody):
     """A wrapper of several transforms, by the field of the state that holds the state of each; one runs at a time."""
 
+    branches = True
+
     def __init__(self, inners: Mapping[str, GradientTransformation], state: type) -> None:
         super().__init__(next(iter(inners.values())), state)
         self.inners, self.label = inners, ""
+        for tx in inners.values():
+            self._check_offloaded(tx)
         self.rate = max(tx.body.rate for tx in inners.values())
         self.uncoupled = any(tx.body.uncoupled for tx in inners.values())
 

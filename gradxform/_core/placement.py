@@ -84,8 +84,13 @@ def state_shardings(tx: Any, params: Any, mesh: Any = None) -> Any:
     who = "gx.sharding.state_shardings(tx, params)"
     mesh = mesh_of([params], mesh, who)
     with jax.sharding.use_abstract_mesh(abstract(mesh)):
-        state = jax.eval_shape(tx.init, typed(params, mesh))
-    return jax.tree.map(lambda x: NamedSharding(mesh, spec_of(x) or PartitionSpec()), state)
+        state = compat.shapes_in_memory(tx.init, typed(params, mesh))
+    return jax.tree.map(
+        lambda x: NamedSharding(
+            mesh, spec_of(x) or PartitionSpec(), memory_kind=compat.HOST if compat.in_host(x) else None
+        ),
+        state,
+    )
 
 
 def mesh_if_known(params: Any, mesh: Any, who: str) -> Any:

@@ -131,6 +131,8 @@ class Route:
     executor: Executor = PLAIN
     stacked: tuple[Any, ...] = ()
     mask_extra: bool = False
+    #: Whether some of the state is kept in the host's memory between steps.
+    offloaded: bool = False
     segment: int = 0
     worked: bool = False
 
@@ -152,6 +154,7 @@ class Link:
     mask_extra: bool
     needs: tuple[str, ...]
     reach: str = "tree"
+    offloaded: bool = False
 
     @property
     def inside(self) -> "Plan | None":
@@ -230,7 +233,7 @@ class Lowering:
         reach: str,
     ) -> int:
         around = (route.selectors, route.executor, route.stacked, route.mask_extra)
-        self.links.append(Link(address, rule, whole, *around, needs, reach))
+        self.links.append(Link(address, rule, whole, *around, needs, reach, route.offloaded))
         return len(self.links) - 1
 
     def rule(self, rule: Rule, route: Route) -> Route:
