@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._core import compat, door
+from .._core import automatic, compat, door
 from .._core.errors import (
     check_integer,
     check_number,
@@ -190,7 +190,7 @@ def _add(a: Any, g: Any, weight: Any) -> Any:
         return a
     a, g = jnp.asarray(a), jnp.asarray(g)
     # A sum of two numbers near 2^127, where bfloat16 ends, is infinite; rules see 16-bit gradients bounded as here.
-    g = compat.strong(widen(g, compute_dtype(g.dtype)), a.dtype)
+    g = automatic.laid(compat.strong(widen(g, compute_dtype(g.dtype)), a.dtype), a)
     if weight is None:
         return a + g
     return jnp.where(weight > 0, a + weight.astype(a.dtype) * g, a)

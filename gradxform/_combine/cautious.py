@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._core import automatic
 from .._core.errors import check_flag, check_number, concrete, say
 from .._core.factory import factory
 from .._core.nested import Inner, NestedBody
@@ -73,6 +74,7 @@ class CautiousBody(NestedBody):
         axes = axes_of(path, u, self.axis_names, inner.address or "cautious")
         dtype = compute_dtype(u.dtype)
         wide, slope = jnp.asarray(u).astype(dtype), jnp.asarray(g).astype(compute_dtype(g.dtype))
+        slope = automatic.laid(slope, u)
         against = _side(wide, slope) * np.asarray(-1 if downhill else 1, real_dtype(dtype)) <= 0
         over = tuple(range(depth, against.ndim))
         size = jnp.sum(jnp.ones_like(against, dtype=real_dtype(dtype)), axis=over, keepdims=True)

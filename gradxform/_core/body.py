@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from . import compat, door
+from . import automatic, compat, door
 from .plan import Body, Lowering, Plan, Route
 from .rule import Rule, Scheduled
 from .tree import is_inexact
@@ -55,7 +55,7 @@ class PairBody(Body):
     def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
         del stacked
         with compat.promotion("standard"), compat.rank_promotion("allow"):
-            return self.init_fn(params)
+            return automatic.run_init(self.init_fn, params)
 
     def lower(self, lowering: Lowering, route: Route) -> Route:
         return lowering.whole(_Pair(self.update_fn), route, self.needs)
@@ -100,7 +100,7 @@ class _Pair:
 
     def update(self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:
         with compat.promotion("standard"), compat.rank_promotion("allow"):
-            new, fresh = self.update_fn(updates, state, params, **extra)
+            new, fresh = automatic.run_update(self.update_fn, updates, state, params, extra)
         return new, keep_dtypes(fresh, state)
 
 

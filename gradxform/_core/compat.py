@@ -120,9 +120,12 @@ def has_explicit(mesh: Any) -> bool:
 
 def explicit_sharding(x: Any) -> Any:
     """The sharding in the type of `x` if it lies on explicit axes, else None."""
-    if not isinstance(x, jax.Array):
+    if isinstance(x, jax.ShapeDtypeStruct):
+        sharding: Any = x.sharding
+    elif isinstance(x, jax.Array):
+        sharding = getattr(jax.typeof(x), "sharding", None)
+    else:
         return None
-    sharding = getattr(jax.typeof(x), "sharding", None)
     return sharding if sharding is not None and has_explicit(sharding.mesh) else None
 
 

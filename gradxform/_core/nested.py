@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import compat, door, observe
+from . import automatic, compat, door, observe
 from .errors import say
 from .numerics import abs_sq, cast, compute_dtype, real_dtype, widen
 from .plan import Body, Lowering, Plan, Route
@@ -244,7 +244,7 @@ def choose(flag: Any, yes: Any, no: Any) -> Any:
     def one(a: Any, b: Any) -> Any:
         if a is b or is_absent(a):
             return a
-        b = b if hasattr(b, "dtype") else jnp.asarray(b)
+        b = automatic.laid(b if hasattr(b, "dtype") else jnp.asarray(b), a)
         a = a if hasattr(a, "dtype") else jnp.asarray(a)
         return jnp.where(flag, a, b if a.dtype == b.dtype else b.astype(a.dtype))
 
@@ -258,7 +258,7 @@ def no_updates(updates: Any, params: Any) -> Any:
         if is_absent(u) or is_float0(u) or not is_inexact(u):
             return u
         like = u if p is None or is_absent(p) or not is_inexact(p) else p
-        return compat.varying_as(jnp.zeros_like(u, dtype=like.dtype), (u, like))
+        return compat.varying_as(automatic.laid(jnp.zeros_like(u, dtype=like.dtype), like), (u, like))
 
     if params is None:
         return tree_map(lambda u: zero(u, None), updates)
@@ -286,7 +286,7 @@ def run_if(flag: Any, step: Any, idle: Any, like: Any = None) -> Any:
 
 def _alike(x: Any, resting: Any, *varying: Any) -> Any:
     x = jnp.asarray(x)
-    x = compat.like_weak(compat.strong(x, resting.dtype), resting)
+    x = automatic.laid(compat.like_weak(compat.strong(x, resting.dtype), resting), resting)
     return compat.varying_as(x, (resting, *varying)) if varying else x
 
 

@@ -12,6 +12,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from . import compat
+from .automatic import laid as laid, run_init
 from .errors import leaf as place, say
 from .tree import is_absent, view
 
@@ -84,7 +85,7 @@ def state_shardings(tx: Any, params: Any, mesh: Any = None) -> Any:
     who = "gx.sharding.state_shardings(tx, params)"
     mesh = mesh_of([params], mesh, who)
     with jax.sharding.use_abstract_mesh(abstract(mesh)):
-        state = compat.shapes_in_memory(tx.init, typed(params, mesh))
+        state = compat.shapes_in_memory(lambda p: run_init(tx.init, p), typed(params, mesh))
     return jax.tree.map(
         lambda x: NamedSharding(
             mesh, spec_of(x) or PartitionSpec(), memory_kind=compat.HOST if compat.in_host(x) else None
@@ -120,11 +121,3 @@ def abstract_state(tx: Any, params: Any, mesh: Any) -> Any:
     with jax.sharding.use_abstract_mesh(AbstractMesh(mesh.axis_sizes, mesh.axis_names)):
         state = jax.eval_shape(tx.init, bare(params))
     return jax.tree.map(lambda x, s: x.update(sharding=s), state, state_shardings(tx, params, mesh))
-
-
-def laid(x: Any, like: Any) -> Any:
-    """`x`, cut as the type of `like` says on a mesh of explicit axes; elsewhere as it is."""
-    mine, its = compat.explicit_sharding(x), compat.explicit_sharding(like)
-    if its is None or mine is None or mine.spec == its.spec:
-        return x
-    return jax.reshard(x, its)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import compat, door, observe, roles
+from . import automatic, compat, door, observe, roles
 from .numerics import canonical, cast, compute_dtype, real_dtype, widen
 from .plan import Body, Link, Plan, Segment, kept, selected
 from .reduce import axes_of, reduce_leaves
@@ -76,6 +76,9 @@ class _Step:
         #: For executors that work one leaf after the other: what the next one waits for.
         self.last: Any = None
         self.running = [self._start(i, link) for i, link in enumerate(plan.links)]
+        slots = [running.slots for running in self.running if running is not None]
+        #: Whether types say how arrays are cut, so that those of one leaf must be brought together.
+        self.explicit = automatic.explicit_mesh(self.us, self.ps, slots) is not None
         self.watches = observe.watches(plan, rows, self.dtype)
 
     def _start(self, number: int, link: Link) -> Running | None:
@@ -157,6 +160,36 @@ class _Step:
     def _stored(self, running: Running, row: int) -> dict[str, Any]:
         return {name: rows[row] for name, rows in running.slots.items()}
 
+    def _together(self, number: int, row: int, u: Any, s: Any, p: Any) -> tuple[Any, Any, Any]:
+        """Update, slots and parameter of a leaf, cut alike on explicit axes: where the state lies, if it has any.
+
+        Slots of another shape than the parameter's are cut as `init` makes them, for the rule works as that did.
+        """
+        running = self.running[number]
+        if not self.explicit or running is None:
+            return u, s, p
+        link, forms = self.plan.links[number], self._forms(number, row)
+        like = next((x for x in forms.values() if x.shape == u.shape), p if forms and p is not None else u)
+        made: dict[str, Any] = {}
+        for name, x in vars(s).items():
+            fresh = like if x.shape == u.shape else self._fresh(link, running.rule, name, row, like)
+            made[name] = automatic.laid(x, fresh)
+        return automatic.laid(u, like), SimpleNamespace(**made), automatic.laid(p, like)
+
+    def _fresh(self, link: Link, rule: Rule, name: str, row: int, like: Any) -> Any:
+        """The shape of a slot as `init` makes it of a parameter that is cut like `like`."""
+        path, p = self.rows.paths[row], self.us[row] if is_absent(self.ps[row]) else self.ps[row]
+        depth = stack_depth(link.stacked, path, p)
+        return jax.eval_shape(lambda p: rule.init_slot(name, p, path, depth), automatic.shape_of(p, like))
+
+    def _forms(self, number: int, row: int) -> dict[str, Any]:
+        running, link = self.running[number], self.plan.links[number]
+        return (
+            {}
+            if running is None
+            else {n: link.executor.form(x) for n, x in self._stored(running, row).items()}
+        )
+
     def _info(self, number: int, row: int) -> tuple[Leaf, int]:
         """What a rule may know of a leaf, and the number of its leading stack axes."""
         link, u, path = self.plan.links[number], self.us[row], self.rows.paths[row]
@@ -176,8 +209,11 @@ class _Step:
             leaf, _ = self._info(number, row)
             dtype = self.dtypes[row]
             k = _at(running.k, real_dtype(dtype))
+            u, s, p = self._together(
+                number, row, self._value(row), self._slots(number, row), self._param(row)
+            )
             with _promotion(dtype):
-                partial = reduce(self._value(row), self._slots(number, row), self._param(row), k, leaf)
+                partial = reduce(u, s, p, k, leaf)
                 partials.append(jax.tree.map(lambda x: jnp.asarray(x).astype(self.dtype), partial))
             axes.append(leaf.axes)
         if not partials:  # nothing to add up: ask the rule for the shape of its partials
@@ -211,9 +247,11 @@ class _Step:
         """One stage of one link on one leaf: its update, and its slots written."""
         link, dtype = self.plan.links[number], self.dtypes[row]
         leaf, depth = self._info(number, row)
+        u, _, p = self._together(number, row, u, SimpleNamespace(), p)
 
         def work(u: Any, stored: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-            s, before = self._slots(number, row, stored), u
+            _, s, _ = self._together(number, row, u, self._slots(number, row, stored), p)
+            before = u
             try:
                 with _promotion(dtype):
                     u, new = _call(running.rule.stages[i].step, u, s, p, k, leaf, depth)
@@ -227,6 +265,9 @@ class _Step:
                 door.check_exact(link, leaf.path, self.exact[row])
             for watch in self.watches:
                 watch.stage(number, i, row, before, u, s)
+            if self.explicit:
+                forms = self._forms(number, row)
+                new = {name: automatic.laid(x, forms[name]) for name, x in new.items()}
             return u, link.executor.encode(new, stored) if new else {}
 
         stored = self._stored(running, row)
@@ -290,6 +331,10 @@ class _Step:
 
     def updates(self) -> Any:
         done = [_leave(u, dtype) for u, dtype in zip(self.us, self.out, strict=True)]
+        if self.explicit:
+            like = zip(self.ps, self.rows.places, strict=True)
+            like = [g if is_absent(p) else p for p, g in like]
+            done = [u if is_absent(u) else automatic.laid(u, x) for u, x in zip(done, like, strict=True)]
         return self.rows.treedef.unflatten(done)
 
     def parts(self) -> list[Any]:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._core import automatic
 from .bitsandbytes import BLOCK, decode, encode
 from .maps import dynamic_map
 
@@ -23,6 +25,10 @@ class DynamicCodec:
 
     def encode(self, x: Any, threshold: Any) -> tuple[Any, Any]:
         """Codes (uint8, shaped like `x`) and the largest magnitude of every block."""
+        # Blocks go across axes, and only the compiler knows how these are cut.
+        return automatic.run_cut(self._encode, lambda: (automatic.spec_in_type(x), jax.P()), x, threshold)
+
+    def _encode(self, x: Any, threshold: Any) -> tuple[Any, Any]:
         codes, absmax = encode(x, self.signed)
         if threshold is None:
             return codes, absmax
@@ -35,4 +41,7 @@ class DynamicCodec:
 
     def decode(self, codes: Any, scales: Any) -> Any:
         """The numbers, in float32."""
-        return decode(codes, scales, self.signed)
+        signed = self.signed
+        return automatic.run_cut(
+            lambda c, s: decode(c, s, signed), lambda: automatic.spec_in_type(codes), codes, scales
+        )

@@ -93,7 +93,8 @@ class Storage(Executor):
         """The shape and dtype of what is stored."""
         if not isinstance(stored, Quantized):
             return stored
-        return jax.ShapeDtypeStruct(stored.shape, stored.dtype)
+        sharding = compat.explicit_sharding(stored.codes)
+        return jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=sharding)
 
     def opened(self, state: Any) -> Any:
         """A whole state with arrays in the place of `Quantized` nodes."""

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core import compat
+from .._core import automatic, compat
 from .._core.errors import say
 from .._core.nested import run_if
 from .._core.numerics import random_bits, stochastic_round
@@ -147,7 +147,23 @@ def stored(form: Form, x: Any) -> Quantized:
     form = replace(form, odd=bool(x.shape[-1] % 2), row=_row(form, x.shape)) if x.shape else form
     # Zeros, most often: without the barrier a compiler takes minutes to work out the codes of a constant.
     codes, scales = _encoded(form.codec, jax.lax.optimization_barrier(jnp.asarray(x)), None)
-    return Quantized(form, codes, scales, jnp.zeros([], jnp.int32))
+    return _laid(Quantized(form, codes, scales, jnp.zeros([], jnp.int32)), x)
+
+
+def _laid(made: Quantized, x: Any) -> Quantized:
+    """On explicit axes, codes that are cut as the array, and scales too; whole where their own size does not divide."""
+    sharding = compat.explicit_sharding(x)
+    if sharding is None or not made.codes.shape:
+        return made
+    names = (*sharding.spec, *[None] * (x.ndim - len(sharding.spec)))
+    made.codes = automatic.cut(made.codes, automatic.fitting(sharding, names, made.codes.shape))
+    if made.scales is not None:
+        lead = made.scales.ndim - 1  # the axes behind these are one, of which the first is the outermost
+        across = None if any(names[lead + 1 :]) or isinstance(made.form.codec, DynamicCodec) else names[lead]
+        made.scales = automatic.cut(
+            made.scales, automatic.fitting(sharding, (*names[:lead], across), made.scales.shape)
+        )
+    return made
 
 
 def again(x: Any, old: Quantized) -> Quantized:
@@ -156,7 +172,8 @@ def again(x: Any, old: Quantized) -> Quantized:
     form, step, x = old.form, jnp.asarray(old.step), jnp.asarray(x)
 
     def made() -> tuple[Any, Any]:
-        return _encoded(form.codec, x, None if form.nearest else _thresholds(form, step, x))
+        made = _encoded(form.codec, x, None if form.nearest else _thresholds(form, step, x))
+        return automatic.laid_like(made, (old.codes, old.scales))
 
     codes, scales = run_if(step >= 0, made, lambda: (old.codes, old.scales)) if _enclosed(x) else made()
     return Quantized(form, codes, scales, step + np.int32(1))
@@ -172,7 +189,9 @@ def _enclosed(x: Any) -> bool:
 def decode(x: Quantized) -> Any:
     """The numbers that are stored, in float32."""
     _check_part(x)
-    return _decoded(x.form.codec, x.codes, x.scales, x.shape)
+    found = _decoded(x.form.codec, x.codes, x.scales, x.shape)
+    sharding = compat.explicit_sharding(x.codes)
+    return found if sharding is None else automatic.cut(found, sharding)
 
 
 def _row(form: Form, shape: tuple[int, ...]) -> tuple[int, ...]:
