@@ -60,9 +60,7 @@ class Run:
     def __init__(self, mesh: Any, tx: Any = TX) -> None:
         self.tx, self.mesh, self.traces = tx, mesh, 0
         self.laid = {name: jax.NamedSharding(mesh, spec) for name, spec in SPECS.items()}
-        shapes = {
-            n: jax.ShapeDtypeStruct(s, np.float32, sharding=self.laid[n]) for n, s in SHAPES.items()
-        }
+        shapes = {n: jax.ShapeDtypeStruct(s, np.float32, sharding=self.laid[n]) for n, s in SHAPES.items()}
         with jax.set_mesh(mesh):
             self.target = {"params": shapes, "state": gx.sharding.abstract_state(tx, shapes)}
         out = jax.tree.map(lambda x: x.sharding, self.target)
