@@ -6,6 +6,7 @@ function decorated with `factory`. See `docs/guide/writing.md` for a walk throug
 
 from ._core.factory import factory as factory, mask as mask, schedule as schedule
 from ._core.foreign import declare as declare, reach_of as reach_of
+from ._core.leaf import Leaf as Leaf
 from ._core.lift import elementwise as elementwise, leafwise as leafwise, treewise as treewise
 from ._core.numerics import (
     Decay as Decay,
@@ -40,5 +41,5 @@ from ._core.roles import (
     declare_roles as declare_roles,
     roles_of as roles_of,
 )
-from ._core.rule import Context as Context, Leaf as Leaf, Scheduled as Scheduled, Stage as Stage
+from ._core.rule import Context as Context, Scheduled as Scheduled, Stage as Stage
 from ._core.transform import as_transform as as_transform

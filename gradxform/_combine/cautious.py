@@ -11,18 +11,18 @@ about as far as without the mask. Liang, Chen, Liu & Liu, Cautious optimizers: i
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._core import automatic
 from .._core.errors import check_flag, check_number, concrete, say
 from .._core.factory import factory
+from .._core.leaf import STACKED, Leaf
 from .._core.nested import Inner, NestedBody
 from .._core.numerics import cast, compute_dtype, real_dtype
 from .._core.plan import Link, Plan, selected
-from .._core.reduce import axes_of
 from .._core.rule import stack_depth
+from .._core.shards import cut_of
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import View, is_absent, is_float0, is_inexact, view
 from .plain import scale
@@ -71,7 +71,10 @@ class CautiousBody(NestedBody):
 
     def _one(self, inner: Inner, path: str, g: Any, u: Any, downhill: bool) -> Any:
         depth = stack_depth(inner.route.stacked, path, u)
-        axes = axes_of(path, u, self.axis_names, inner.address or "cautious")
+        cut = cut_of(path, u, inner.axis_names(self.axis_names), inner.address or "cautious")
+        leaf = Leaf(
+            path, u.shape[depth:], u.dtype, *cut.below(depth), STACKED if depth and not cut.known else ""
+        )
         dtype = compute_dtype(u.dtype)
         wide, slope = jnp.asarray(u).astype(dtype), jnp.asarray(g).astype(compute_dtype(g.dtype))
         slope = automatic.laid(slope, u)
@@ -79,8 +82,7 @@ class CautiousBody(NestedBody):
         over = tuple(range(depth, against.ndim))
         size = jnp.sum(jnp.ones_like(against, dtype=real_dtype(dtype)), axis=over, keepdims=True)
         kept = jnp.sum((~against).astype(real_dtype(dtype)), axis=over, keepdims=True)
-        if axes:
-            size, kept = jax.lax.psum((size, kept), axes)
+        size, kept = leaf.across((size, kept))
         below = kept + jnp.asarray(self.xi).astype(kept.dtype)
         factor = jnp.broadcast_to(size / jnp.where(below == 0, np.asarray(1, below.dtype), below), u.shape)
         # What is not a number is on no side: it is kept, to be seen.

@@ -81,7 +81,7 @@ class GuardBody(NestedBody):
     def step(
         self, inner: Inner, updates: Any, state: GuardState, params: Any, extra: Mapping[str, Any]
     ) -> Any:
-        square = squared_norm(updates, self.axis_names, inner.address or "guard")
+        square = self._square(updates, inner)
         norm, value = jnp.sqrt(square), _value(extra.get("value"), square.dtype)
         finite, good = jnp.isfinite(norm), jnp.asarray(True)
         if value is not None:
@@ -94,6 +94,9 @@ class GuardBody(NestedBody):
                 good = good & ~self._spike(value, state.values, state.seen_values)
         new, inner_state, good = self._run(inner, good, updates, state.inner_state, params, extra)
         return new, self._after(state, good, good & finite, norm, value, inner_state)
+
+    def _square(self, updates: Any, inner: Inner) -> Any:
+        return squared_norm(updates, inner.axis_names(self.axis_names), inner.address or "guard")
 
     def _run(
         self, inner: Inner, good: Any, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]
@@ -116,7 +119,7 @@ class GuardBody(NestedBody):
 
         def look() -> Any:
             new, _ = run()
-            return new, jnp.isfinite(jnp.sqrt(squared_norm(new, self.axis_names, inner.address or "guard")))
+            return new, jnp.isfinite(jnp.sqrt(self._square(new, inner)))
 
         new, sound = run_if(good, look, lambda: (none(), jnp.asarray(False)))
         good = good & sound

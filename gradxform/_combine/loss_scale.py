@@ -60,7 +60,7 @@ class LossScaleBody(NestedBody):
     def step(
         self, inner: Inner, updates: Any, state: LossScaleState, params: Any, extra: Mapping[str, Any]
     ) -> tuple[Any, LossScaleState]:
-        square = squared_norm(updates, self.axis_names, inner.address or "loss_scale")
+        square = squared_norm(updates, inner.axis_names(self.axis_names), inner.address or "loss_scale")
         finite = jnp.isfinite(jnp.sqrt(square))
 
         def run() -> Any:

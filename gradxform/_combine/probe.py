@@ -112,10 +112,12 @@ class ProbeBody(NestedBody):
         who = f"{inner.address}/probe" if inner.address else "probe"
 
         def measured() -> tuple[Any, Any, Any]:
-            observer = observe.Observer(state.readings, inner.plan, self.names, self.axis_names, who)
+            observer = observe.Observer(
+                state.readings, inner.plan, self.names, inner.axis_names(self.axis_names), who
+            )
             with observer.open():
                 new, inner_state = inner(updates, state.inner_state, params, extra)
-            readings = {**observer.readings, **self._tree(updates, new, params, who)}
+            readings = {**observer.readings, **self._tree(updates, new, params, inner, who)}
             return {name: observe.reading(readings[name]) for name in state.readings}, new, inner_state
 
         if self.every == 1:
@@ -127,7 +129,7 @@ class ProbeBody(NestedBody):
         new, inner_state = inner(_waiting(updates, readings[GRAD]), state.inner_state, params, extra)
         return new, ProbeState(next_count(state.count), readings, inner_state)
 
-    def _tree(self, updates: Any, new: Any, params: Any, who: str) -> dict[str, Any]:
+    def _tree(self, updates: Any, new: Any, params: Any, inner: Inner, who: str) -> dict[str, Any]:
         """The readings of the whole tree and of the groups."""
         rows = view(updates)
         gs, us = rows.places, spread(new, rows)
@@ -135,7 +137,7 @@ class ProbeBody(NestedBody):
         widest = real_dtype(compute_dtype(*(x.dtype for x in (*gs, *us, *ps) if number(x))))
         tree, kinds = (updates, gs) if params is None else (params, ps)
         chosen = {group.name: group.takes(tree, rows, kinds) for group in self.groups}
-        sums = Sums(self.axis_names, who)
+        sums = Sums(inner.axis_names(self.axis_names), who)
         for row, path in enumerate(rows.paths):
             names = ["", *(f"{name}/" for name, takes in chosen.items() if takes[row])]
             for reading, x in ((GRAD, gs[row]), (UPDATE, us[row]), (PARAM, ps[row])):

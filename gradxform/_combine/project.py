@@ -17,10 +17,10 @@ import numpy as np
 from .._core import compat
 from .._core.errors import accepts, check_number, describe_array, kind, say, short
 from .._core.factory import factory
+from .._core.leaf import Leaf
 from .._core.lift import elementwise, leafwise
 from .._core.mask import Mask
 from .._core.numerics import abs_sq, quotient, root
-from .._core.rule import Leaf
 from .._core.spec import Spec, bind, expand, reduce_for_pickle, register
 from .._core.transform import as_transform, wrap
 from .behind import BehindBody, rounded
@@ -247,5 +247,7 @@ def project(tx: Any, pattern: Any, fn: Any, *, axis_names: Any = None):
     if isinstance(fn, Projection) and fn.reach == "element":
         link = elementwise(step, needs=("params",), call="project")
     else:
-        link = leafwise(step, needs=("params",), call="project", axis_names=axis_names)
+        link = leafwise(
+            step, needs=("params",), call="project", axis_names=axis_names, sharded=isinstance(fn, Projection)
+        )
     return wrap(BehindBody(inner, masked(link, pattern), "project"))

@@ -58,6 +58,11 @@ def mesh_axes() -> tuple[str, ...]:
     return tuple(mesh.axis_names)
 
 
+def axis_size(axis: str) -> int:
+    """The number of devices along a mesh axis that the code being traced runs on by hand."""
+    return int(jax.lax.axis_size(axis))
+
+
 def tracks_varying(axis: str) -> bool:
     """Whether the surrounding `shard_map` tracks which values vary (`check_vma=True`)."""
     probe = jax.lax.pcast(jnp.zeros(()), (axis,), to="varying")

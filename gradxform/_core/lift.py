@@ -68,7 +68,9 @@ def elementwise(
             if integers may pass, `coupled` for a decay that must stand before the learning rate, `uncoupled` for one
             that must stand behind it, `counted` if `once` needs the count of a state that has none, `wide=("ema",)` for
             slots that are float32 for a 16-bit parameter, `own=("nu",)` for slots that mean something else here than in
-            the other methods with this state class, `axis_names`.
+            the other methods with this state class, `axis_names`, and `sharded` (of `leafwise` and `treewise`): every
+            number over elements of a leaf is made by `leaf.sum`, `leaf.mean`, `leaf.norm` or by `reduce`, and sizes are
+            read from `leaf.shape`, so that the rule is right on one shard of a leaf.
 
     Returns:
         A transform. Decorate the function around this call with `factory` to make it a value.
@@ -106,7 +108,8 @@ def leafwise(
     """Lifts a rule that sees one whole array at a time: a norm of it, its rows, its singular values.
 
     As `elementwise`; reductions over the leaf go through `leaf.sum`, `leaf.mean` and `leaf.norm`, so that they hold for
-    a sharded leaf too. The rule is written for one array: declared stack axes (`gx.per_layer`) are mapped over outside.
+    a sharded leaf too; say `sharded=True` if all of them do, else the rule is given whole leaves only. The rule is
+    written for one array: declared stack axes (`gx.per_layer`) are mapped over outside.
 
     Example:
         >>> import jax.numpy as jnp

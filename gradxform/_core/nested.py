@@ -113,6 +113,10 @@ class Inner:
         self.address = "/".join(route.names)
         self._plan: Plan | None = None
 
+    def axis_names(self, own: Any) -> Any:
+        """How leaves are cut inside `shard_map`: what the wrapper itself has been told, else what is said around it."""
+        return self.route.shards if own is None else own
+
     @property
     def plan(self) -> Plan:
         if self._plan is None:
@@ -122,7 +126,8 @@ class Inner:
     def of(self, body: Body) -> Plan:
         """The plan of another body in the same place: the same transform with other numbers."""
         lowering = Lowering()
-        body.lower(lowering, Route(self.route.names, (), self.route.executor, self.route.stacked))
+        around = self.route
+        body.lower(lowering, Route(around.names, (), around.executor, around.stacked, shards=around.shards))
         return Plan(tuple(lowering.links), tuple(lowering.segments))
 
     def __call__(

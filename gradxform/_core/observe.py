@@ -23,6 +23,7 @@ from .plan import Link, Plan
 from .reduce import axes_of, reduce_leaves
 from .roles import roles_of
 from .rule import Rule
+from .shards import ByPath, read
 from .states import nodes
 from .tree import View, is_absent, is_float0, is_inexact, spread
 
@@ -36,11 +37,12 @@ class Sums:
     """Numbers of leaves on their way to one number for the tree, by name."""
 
     def __init__(self, axis_names: Any, who: str) -> None:
-        self.axis_names, self.who = axis_names, who
+        self.axis_names, self.who = read(axis_names, who), who
         self._found: dict[tuple[str, ...], dict[str, tuple[Any, ...]]] = {}
 
     def add(self, key: str, path: str, leaf: Any, *numbers: Any) -> None:
-        like = leaf if isinstance(self.axis_names, Mapping) else sum(numbers[1:], numbers[0])
+        # A name asks what varies: the numbers may do so where the leaf does not. What is said by path is of the leaf.
+        like = leaf if isinstance(self.axis_names, ByPath) else sum(numbers[1:], numbers[0])
         part = self._found.setdefault(axes_of(path, like, self.axis_names, self.who), {})
         known = part.get(key)
         part[key] = numbers if known is None else tuple(map(jnp.add, known, numbers))

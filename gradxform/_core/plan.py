@@ -124,7 +124,10 @@ class Whole(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """Where lowering stands: the names above, the masks and the executor around, the segment reached so far."""
+    """Where lowering stands: the names above, the masks and the executor around, the segment reached so far.
+
+    `shards` is what a wrapper around knows of how leaves are cut inside `shard_map`, in the forms of `shards.py`.
+    """
 
     names: tuple[str, ...] = ()
     selectors: tuple[Selector, ...] = ()
@@ -133,6 +136,7 @@ class Route:
     mask_extra: bool = False
     #: Whether some of the state is kept in the host's memory between steps.
     offloaded: bool = False
+    shards: Any = None
     segment: int = 0
     worked: bool = False
 
@@ -155,6 +159,13 @@ class Link:
     needs: tuple[str, ...]
     reach: str = "tree"
     offloaded: bool = False
+    shards: Any = None
+
+    @property
+    def axis_names(self) -> Any:
+        """How its leaves are cut inside `shard_map`: what its rule says itself, else what is said around it."""
+        own = None if self.rule is None else self.rule.axis_names
+        return self.shards if own is None else own
 
     @property
     def inside(self) -> "Plan | None":
@@ -233,7 +244,7 @@ class Lowering:
         reach: str,
     ) -> int:
         around = (route.selectors, route.executor, route.stacked, route.mask_extra)
-        self.links.append(Link(address, rule, whole, *around, needs, reach, route.offloaded))
+        self.links.append(Link(address, rule, whole, *around, needs, reach, route.offloaded, route.shards))
         return len(self.links) - 1
 
     def rule(self, rule: Rule, route: Route) -> Route:

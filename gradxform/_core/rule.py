@@ -25,9 +25,11 @@ import optax
 
 from . import roles
 from .errors import leaf as place, say
-from .numerics import abs_sq, canonical, compute_dtype, next_count, root
+from .leaf import Leaf
+from .numerics import canonical, compute_dtype, next_count
 from .roles import Count, Role, roles_of
 from .scalars import is_schedule, resolve, resolve_decay
+from .shards import Cut, cut_in_making
 from .tree import as_array, is_absent, is_inexact, matches, pattern_text, view
 
 
@@ -46,46 +48,6 @@ class Stage:
     once: Callable[[Any], Any] | None = None
     reduce: Callable[..., Any] | None = None
     combine: str = "sum"
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """What a rule may know of the leaf it works on.
-
-    `shape` is the global shape without declared stack axes and `offset` the index of the first element in it, so that
-    counter-based random bits are the same for every cut of the array. `sum`, `mean` and `norm` reduce over the whole
-    leaf, also when it is one shard of it: a rule of reach `leaf` uses them instead of `jnp`'s.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: Any
-    offset: Any = 0
-    axes: tuple[str, ...] = ()
-
-    def sum(self, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-        """The sum over the leaf, or over some of its axes."""
-        part = jnp.sum(x, axis=axis, keepdims=keepdims)
-        if not self.axes:
-            return part
-        if axis is not None and part.size > 1:
-            raise ValueError(
-                f"leaf {self.path!r}: a sum over one axis of a leaf that is sharded over {self.axes}"
-            )
-        return jax.lax.psum(part, self.axes)
-
-    def mean(self, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-        """The mean over the leaf, or over some of its axes; 0 for a leaf without elements."""
-        counted = self.sum(jnp.ones_like(x), axis, keepdims) if self.axes else None
-        if counted is None:
-            axes = range(x.ndim) if axis is None else np.atleast_1d(axis)
-            counted = max(1, int(np.prod([x.shape[int(a)] for a in axes], dtype=np.int64)))
-            return self.sum(x, axis, keepdims) / np.asarray(counted, x.dtype)
-        return self.sum(x, axis, keepdims) / counted
-
-    def norm(self, x: Any) -> Any:
-        """The Euclidean norm of the leaf."""
-        return root(self.sum(abs_sq(x)))
 
 
 class Scheduled(NamedTuple):
@@ -134,6 +96,7 @@ class Rule:
     fields: Mapping[str, Callable[[], Any]] = field(default_factory=dict[str, Callable[[], Any]])
     needs: tuple[str, ...] = ()
     axis_names: Any = None
+    sharded: bool = False
     any_dtype: bool = False
     rate: int = 0
     flips: bool = False
@@ -157,6 +120,11 @@ class Rule:
     @property
     def count_field(self) -> str | None:
         return next((name for name, role in self.roles.items() if role is roles.COUNT), None)
+
+    @property
+    def takes_shards(self) -> bool:
+        """Whether it is right on one shard of a leaf: numbers over elements go through `leaf` and `reduce` alone."""
+        return self.reach == "element" or self.sharded or self.axis_names is not None
 
     @property
     def scheduled(self) -> bool:
@@ -188,7 +156,10 @@ class Rule:
         maker = self.init.get(name)
         if maker is None or not is_inexact(p):
             return jnp.zeros_like(p, dtype=dtype)
-        leaf = Leaf(path, tuple(p.shape[depth:]), jnp.dtype(p.dtype))
+        cut = (
+            cut_in_making(path, p, f"init of {self.call}").below(depth) if self.reach != "element" else Cut()
+        )
+        leaf = Leaf(path, tuple(p.shape[depth:]), jnp.dtype(p.dtype), *cut)
 
         def one(x: Any) -> Any:
             return jnp.array(maker(x, leaf), dtype)  # a copy: a state that is donated shares nothing with `p`

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from . import automatic, compat, door, observe, roles
+from .leaf import PARTIAL, STACKED, Leaf
 from .numerics import canonical, cast, compute_dtype, real_dtype, widen
 from .plan import Body, Link, Plan, Segment, kept, selected
-from .reduce import axes_of, reduce_leaves
-from .rule import Leaf, Rule, Running, Stage, stack_depth
+from .reduce import reduce_leaves
+from .rule import Rule, Running, Stage, stack_depth
 from .scalars import at_dtype
+from .shards import Cut, cut_if_said, cut_of
 from .tree import View, gather, is_absent, is_float0, is_inexact, spread
 
 
@@ -193,11 +195,13 @@ class _Step:
     def _info(self, number: int, row: int) -> tuple[Leaf, int]:
         """What a rule may know of a leaf, and the number of its leading stack axes."""
         link, u, path = self.plan.links[number], self.us[row], self.rows.paths[row]
-        depth = stack_depth(link.stacked, path, u) if link.reach != "element" else 0
-        axes: tuple[str, ...] = ()
-        if link.rule is not None and link.rule.reach != "element":
-            axes = axes_of(path, u, link.rule.axis_names, link.address)
-        return Leaf(path, u.shape[depth:], self.out[row], 0, axes), depth
+        if link.reach == "element":
+            cut = cut_if_said(path, u, link.axis_names, link.address) or Cut()
+            return Leaf(path, u.shape, self.out[row], *cut), 0
+        depth = stack_depth(link.stacked, path, u)
+        cut = cut_of(path, u, link.axis_names, link.address)
+        why = STACKED if depth and not cut.known else ""
+        return Leaf(path, u.shape[depth:], self.out[row], *cut.below(depth), why), depth
 
     def _reduce(self, number: int, stage: Stage, running: Running) -> Any:
         partials: list[Any] = []
@@ -206,8 +210,9 @@ class _Step:
         for row, take in enumerate(self.chosen[number]):
             if not take:
                 continue
-            leaf, _ = self._info(number, row)
-            dtype = self.dtypes[row]
+            link, path, dtype = self.plan.links[number], self.rows.paths[row], self.dtypes[row]
+            cut = cut_of(path, self.us[row], link.axis_names, link.address)
+            leaf = Leaf(path, self.us[row].shape, self.out[row], *cut, PARTIAL)
             k = _at(running.k, real_dtype(dtype))
             u, s, p = self._together(
                 number, row, self._value(row), self._slots(number, row), self._param(row)
@@ -215,7 +220,7 @@ class _Step:
             with _promotion(dtype):
                 partial = reduce(u, s, p, k, leaf)
                 partials.append(jax.tree.map(lambda x: jnp.asarray(x).astype(self.dtype), partial))
-            axes.append(leaf.axes)
+            axes.append(cut.axes)
         if not partials:  # nothing to add up: ask the rule for the shape of its partials
             empty = jnp.zeros((0,), self.dtype)
             slots = SimpleNamespace(**dict.fromkeys(running.slots, empty))

@@ -83,6 +83,8 @@ def render(frozen: Frozen) -> str:
         return f"re.compile({frozen[1]!r}{f', {int(flags)}' if flags else ''})"
     if tag == "tuple":
         return f"({', '.join(map(render, frozen[1]))}{',' if len(frozen[1]) == 1 else ''})"
+    if tag == "spec of axes":
+        return f"jax.P({', '.join(map(render, frozen[1]))})"
     if tag == "list":
         return f"[{', '.join(map(render, frozen[1]))}]"
     if tag == "dict":

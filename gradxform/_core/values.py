@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from .compat import Tracer, is_key
 from .text import Frozen, importable_name, render
@@ -110,10 +111,19 @@ def _freeze_plain(x: Any) -> Frozen | None:
         return ("complex", x.real.hex(), x.imag.hex())
     if isinstance(x, re.Pattern):
         return ("pattern", x.pattern, x.flags)
+    if isinstance(x, PartitionSpec) and not x.unreduced and not x.reduced:
+        return ("spec of axes", tuple(map(_freeze_axis, x)))
     if _is_dtype(x):
         dtype = canonical_dtype(x)
         return ("dtype", "" if dtype is None else dtype.name)
     return None
+
+
+def _freeze_axis(entry: Any) -> Frozen:
+    """What a `PartitionSpec` says of one dimension."""
+    if entry is PartitionSpec.UNCONSTRAINED:
+        return ("opaque", Opaque(entry))
+    return freeze(entry)
 
 
 def freeze(x: Any) -> Frozen:
@@ -225,6 +235,8 @@ def encode(frozen: Frozen) -> Any:
         return {"dict": [[encode(key), _encode_item(render(key), value)] for key, value in frozen[1]]}
     if tag == "dtype":
         return {"dtype": frozen[1]}
+    if tag == "spec of axes":
+        return {"P": [_encode_item(i, item) for i, item in enumerate(frozen[1])]}
     if tag == "pattern" and isinstance(frozen[1], str):
         return {"pattern": [frozen[1], frozen[2] & ~re.UNICODE]}
     if tag == "array":
@@ -280,6 +292,8 @@ def decode(data: Any, build: Callable[[Mapping[str, Any]], Any], functions: Mapp
         return tuple(decode(item, build, functions) for item in payload)
     if tag == "dict":
         return {decode(key, build, functions): decode(value, build, functions) for key, value in payload}
+    if tag == "P":
+        return PartitionSpec(*(decode(item, build, functions) for item in payload))
     if tag in ("float", "dtype", "pattern", "array", "bytes"):
         try:
             return _decode_plain(tag, payload)

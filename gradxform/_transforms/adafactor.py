@@ -41,9 +41,9 @@ def _factored_axes(shape: tuple[int, ...], least: int, last: bool) -> tuple[int,
     return None if shape[order[-2]] < least else (int(order[-2]), int(order[-1]))
 
 
-def _without(p: Any, axis: int) -> Any:
+def _without(p: Any, axis: int, leaf: Any) -> Any:
     """Zeros like `p` without one axis; through the shape of a sum, so that a sharded array gives a sharded one."""
-    return jnp.zeros_like(jax.eval_shape(lambda x: jnp.sum(x, axis=axis), p))
+    return jnp.zeros_like(jax.eval_shape(lambda x: leaf.sum(x, axis), p))
 
 
 def _inverse_or_zero(v: Any) -> Any:
@@ -53,14 +53,14 @@ def _inverse_or_zero(v: Any) -> Any:
 def _slots(axes: Callable[[Any], tuple[int, int] | None]) -> dict[str, Any]:
     """The makers of the three slots, of which an array uses two or one; shape (1,) stands for the others."""
 
-    def factor(p: Any, which: int) -> Any:
-        found = axes(p)
-        return jnp.zeros((1,)) if found is None else _without(p, found[which])
+    def factor(p: Any, leaf: Any, which: int) -> Any:
+        found = axes(leaf)
+        return jnp.zeros((1,)) if found is None else _without(p, found[which], leaf)
 
     return {
-        "v_row": lambda p, leaf: factor(p, 1),
-        "v_col": lambda p, leaf: factor(p, 0),
-        "v": lambda p, leaf: jnp.zeros_like(p) if axes(p) is None else jnp.zeros((1,)),
+        "v_row": lambda p, leaf: factor(p, leaf, 1),
+        "v_col": lambda p, leaf: factor(p, leaf, 0),
+        "v": lambda p, leaf: jnp.zeros_like(p) if axes(leaf) is None else jnp.zeros((1,)),
     }
 
 
@@ -145,7 +145,7 @@ def scale_by_factored_rms(
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del p
-        square, found = abs_sq(g) + k.epsilon, axes(g)
+        square, found = abs_sq(g) + k.epsilon, axes(leaf)
         least = np.asarray(jnp.finfo(leaf.dtype).eps, square.dtype) if machine else k.floor
         if found is None:
             v = k.keep * s.v + k.renew * square
@@ -153,7 +153,7 @@ def scale_by_factored_rms(
         low, high = found
         r = k.keep * s.v_row + k.renew * leaf.mean(square, high)
         c = k.keep * s.v_col + k.renew * leaf.mean(square, low)
-        mean = leaf.mean(r, low - 1 if low > high else low, keepdims=True)
+        mean = leaf.without(high).mean(r, low - 1 if low > high else low, keepdims=True)
         if floor is None:
             rows, columns = inverse(over(r, mean)), inverse(c)
             u = g * jnp.expand_dims(rows, high) * jnp.expand_dims(columns, low)
@@ -171,6 +171,7 @@ def scale_by_factored_rms(
         scalars=numbers,
         decays={} if beta2_cap is None else {"beta2_cap": beta2_cap},
         init=_slots(axes),
+        sharded=True,
     )
 
 
@@ -200,7 +201,7 @@ def scale_by_param_block_rms(min_scale: Any = 1e-3):
         del s
         return jnp.maximum(root(leaf.mean(abs_sq(p))), k.min_scale) * g
 
-    return leafwise(step, scalars={"min_scale": min_scale}, needs=("params",))
+    return leafwise(step, scalars={"min_scale": min_scale}, needs=("params",), sharded=True)
 
 
 @factory
@@ -229,7 +230,7 @@ def scale_by_param_block_norm(min_scale: Any = 1e-3):
         del s
         return jnp.maximum(leaf.norm(p), k.min_scale) * g
 
-    return leafwise(step, scalars={"min_scale": min_scale}, needs=("params",))
+    return leafwise(step, scalars={"min_scale": min_scale}, needs=("params",), sharded=True)
 
 
 _TORCH = {

@@ -73,7 +73,7 @@ def clip_by_block_rms(threshold: Any, *, axis_names: Any = None):
         rms = root(leaf.mean(abs_sq(g)))
         return g / jnp.maximum(np.asarray(1, rms.dtype), rms / k.threshold)
 
-    return leafwise(step, scalars={"threshold": threshold}, axis_names=axis_names, bounds=True)
+    return leafwise(step, scalars={"threshold": threshold}, axis_names=axis_names, sharded=True, bounds=True)
 
 
 @factory(label="clip", sample={"max_norm": 1.0})
@@ -131,6 +131,7 @@ def clip_by_global_norm(max_norm: Any, *, axis_names: Any = None):
         once=once,
         scalars={"max_norm": max_norm},
         axis_names=axis_names,
+        sharded=True,
         bounds=True,
         call="clip_by_global_norm",
     )
@@ -188,7 +189,7 @@ def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None, *, axis
 
     def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
         del s
-        axes = _unit_axes(g.shape, axis)
+        axes = _unit_axes(leaf.shape if g.ndim > 1 else g.shape, axis)
         size = jnp.sqrt(leaf.sum(abs_sq(g), axes, keepdims=True))
         most = k.clipping * jnp.maximum(jnp.sqrt(leaf.sum(abs_sq(p), axes, keepdims=True)), k.eps)
         factor = jnp.where(
@@ -203,5 +204,6 @@ def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None, *, axis
         scalars={"clipping": clipping, "eps": eps},
         needs=("params",),
         axis_names=axis_names,
+        sharded=True,
         bounds=True,
     )

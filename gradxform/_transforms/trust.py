@@ -98,7 +98,11 @@ def scale_by_trust_ratio(
         "weight_decay": weight_decay,
     }
     return leafwise(
-        step, scalars={k: v for k, v in numbers.items() if v is not None}, needs=("params",), coupled=decays
+        step,
+        scalars={k: v for k, v in numbers.items() if v is not None},
+        needs=("params",),
+        coupled=decays,
+        sharded=True,
     )
 
 

@@ -22,6 +22,7 @@ from .._core.factory import factory
 from .._core.numerics import leaf_number
 from .._core.plan import Body, Lowering, Route
 from .._core.roles import is_exact, is_own, roles_of
+from .._core.shards import cut_in_making
 from .._core.spec import Example
 from .._core.states import changed
 from .._core.transform import GradientTransformation, as_transform, wrap
@@ -128,8 +129,11 @@ def _is_place(x: Any) -> bool:
     return is_absent(x) or is_stored(x) or is_variable(x)
 
 
-def _parts(p: Any) -> int:
-    axes = compat.varying_axes(p) if isinstance(p, jax.Array) else ()
+def _parts(path: str, p: Any) -> int:
+    """Into how many parts `shard_map` has cut a parameter."""
+    if not isinstance(p, jax.Array):
+        return 1
+    axes = cut_in_making(path, p, "init of gx.lowbit.quantized").axes or compat.varying_axes(p)
     return int(np.prod([jax.lax.axis_size(name) for name in axes], dtype=np.int64))
 
 
@@ -170,7 +174,7 @@ class QuantizedBody(Body):
         rows = view(params)
         shapes = {path: getattr(p, "shape", ()) for path, p in zip(rows.paths, rows.places, strict=True)}
         state = self.inner.body.init(params, stacked)
-        parts = {path: _parts(p) for path, p in zip(rows.paths, rows.places, strict=True)}
+        parts = {path: _parts(path, p) for path, p in zip(rows.paths, rows.places, strict=True)}
         return changed(state, lambda address, node: self.choice.node(address, node, shapes, parts))
 
     def lower(self, lowering: Lowering, route: Route) -> Route:
