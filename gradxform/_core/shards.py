@@ -142,8 +142,8 @@ def _check_whole(path: str, leaf: Any, who: str) -> None:
     if untracked:
         raise ValueError(
             f"{who}: with check_vma=False (and under pmap) it cannot be seen whether the leaf {path!r} is a "
-            f"shard over {untracked}; say how leaves are cut, axis_names={{'*/kernel': {tuple(untracked)}, '*': ()}}, or "
-            "axis_names=() if each device holds whole arrays (gradients after a pmean) or is to use its own number"
+            f"shard over {untracked}; say how leaves are cut, axis_names={{'*/kernel': {tuple(untracked)}, '*': ()}}, "
+            "or axis_names=() if each device holds whole arrays (gradients after a pmean) or is to use its own number"
         )
 
 

@@ -1,38 +1,11 @@
 """`reduce_over`: a transform inside `shard_map`, on shards, with the numbers that it has on whole arrays."""
 
-from dataclasses import replace
 from typing import Any
 
-from .._core import shards
-from .._core.errors import say
 from .._core.factory import factory
-from .._core.foreign import link_reach, twins
-from .._core.plan import Body, Link, Lowering, Route
+from .._core.over import CALL, OverBody
 from .._core.spec import Example
-from .._core.transform import GradientTransformation, as_transform, wrap
-
-_CALL = "gx.sharding.reduce_over"
-
-
-class OverBody(Body):
-    """A transform whose leaves are cut inside `shard_map`; its links are in the passes in which they would be."""
-
-    def __init__(self, inner: GradientTransformation, axis_names: Any) -> None:
-        self.inner, self.axis_names = inner, shards.read(axis_names, f"{_CALL}(axis_names)")
-        self.label, self.rate, self.uncoupled = inner.label, inner.body.rate, inner.body.uncoupled
-
-    def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
-        with shards.made_of(self.axis_names):
-            return self.inner.body.init(params, stacked)
-
-    def lower(self, lowering: Lowering, route: Route) -> Route:
-        return route.after(self.inner.body.lower(lowering, replace(route, shards=self.axis_names)))
-
-    def split(self, state: Any, address: str) -> list[Any]:
-        return self.inner.body.split(state, address)
-
-    def join(self, state: Any, parts: list[Any]) -> Any:
-        return self.inner.body.join(state, parts)
+from .._core.transform import as_transform, wrap
 
 
 @factory(label="", sample={"tx": Example("scale_by_adam"), "axis_names": "data"})
@@ -71,28 +44,7 @@ def reduce_over(tx: Any, axis_names: Any):
 
     Differs from Optax: it has none; its clip inside `shard_map` sees the norm of one shard.
     """
-    inner = as_transform(tx, f"{_CALL}(tx)")
+    inner = as_transform(tx, f"{CALL}(tx)")
     body = OverBody(inner, axis_names)
     if body.axis_names != ():
-        for link in inner.plan.flat:
-            _check(link)
-    return wrap(body)
-
-
-def _check(link: Link) -> None:
-    """Refuses what would take the numbers of one shard for those of the leaf."""
-    if link.rule is not None and not link.rule.takes_shards:
-        fact = f"{_CALL}(tx): {link.address} sees whole leaves and does not say that it sums by `leaf` alone"
-        raise ValueError(
-            say(fact, f"if it does, build it with build.{_LIFTS[link.rule.reach]}(..., sharded=True)")
-        )
-    if link.foreign and link_reach(link) != "element":
-        fact = f"{_CALL}(tx): {link.address} is somebody's function that may sum over elements, and would see shards"
-        ours = twins(getattr(link.whole, "update_fn", None))
-        remedy = f"use {ours}" if ours else "run it under jit, outside of shard_map"
-        raise ValueError(
-            say(fact, f"{remedy}; if no element sees another, gx.build.declare(factory, reach='element')")
-        )
-
-
-_LIFTS = {"leaf": "leafwise", "tree": "treewise"}
+        return wrap(body)

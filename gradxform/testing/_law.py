@@ -80,6 +80,7 @@ THEMES = (
     "storing",
     "values",
     "devices",
+    "shards",
 )
 
 

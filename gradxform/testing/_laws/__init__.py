@@ -9,6 +9,7 @@ from . import (
     precision as precision,
     refusals as refusals,
     running as running,
+    shards as shards,
     starting as starting,
     storing as storing,
     trees as trees,
