@@ -105,6 +105,14 @@ def varying_as(x: Any, others: Any) -> Any:
     return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
 
 
+def zeros_as(shape: Any) -> Any:
+    """Zeros of an abstract array, cut or varying as it is."""
+    if not manual_axes():
+        return jnp.zeros_like(shape)
+    # Where some axes of the mesh are manual and others are not, JAX does not take the type of an abstract array.
+    return varying_as(jnp.zeros(shape.shape, shape.dtype), (shape,))
+
+
 def strong(x: Any, dtype: Any) -> Any:
     """`x` in this dtype, and of no weak type."""
     return jax.lax.convert_element_type(x, dtype) if x.dtype != dtype or getattr(x, "weak_type", False) else x

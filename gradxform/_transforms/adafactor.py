@@ -22,6 +22,7 @@ import optax
 
 from .._combine.chain import chain
 from .._combine.plain import check_rate, scale, scale_by_learning_rate
+from .._core import compat
 from .._core.errors import check_flag, check_integer, check_number
 from .._core.factory import factory
 from .._core.lift import leafwise
@@ -43,7 +44,7 @@ def _factored_axes(shape: tuple[int, ...], least: int, last: bool) -> tuple[int,
 
 def _without(p: Any, axis: int, leaf: Any) -> Any:
     """Zeros like `p` without one axis; through the shape of a sum, so that a sharded array gives a sharded one."""
-    return jnp.zeros_like(jax.eval_shape(lambda x: leaf.sum(x, axis), p))
+    return compat.zeros_as(jax.eval_shape(lambda x: leaf.sum(x, axis), p))
 
 
 def _inverse_or_zero(v: Any) -> Any:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .._core.factory import factory
-from .._core.over import CALL, OverBody
+from .._core.over import CALL, OverBody, check_takes_shards
 from .._core.spec import Example
 from .._core.transform import as_transform, wrap
 
@@ -47,4 +47,6 @@ def reduce_over(tx: Any, axis_names: Any):
     inner = as_transform(tx, f"{CALL}(tx)")
     body = OverBody(inner, axis_names)
     if body.axis_names != ():
-        return wrap(body)
+        for link in inner.plan.flat:
+            check_takes_shards(link, CALL)
+    return wrap(body)
