@@ -1,6 +1,7 @@
 """Inside `shard_map`, on shards: the numbers of whole arrays."""
 
 import pickle
+import re
 from typing import NamedTuple
 
 import jax
@@ -375,3 +376,103 @@ def test_where_nothing_is_tracked_a_shard_s_norm_is_an_error_too(make):
     jax.eval_shape(
         _inside(lambda x: gx.adam(0.1).update(x, gx.adam(0.1).init(x))[0], P("data"), False), jnp.ones(4)
     )
+
+
+# ------------------------------------------------------------------------------------------------ what is compiled
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+ADAM = gx.chain(gx.scale_by_adam(), gx.add_decayed_weights(0.1), gx.scale_by_learning_rate(0.1))
+
+
+def _collectives(how, tx):
+    """What passes between devices in the compiled update of two leaves that are cut and one that is whole."""
+    kind = jax.sharding.AxisType.Explicit if how == "explicit" else jax.sharding.AxisType.Auto
+    mesh = jax.make_mesh((4, 2), AXES, axis_types=(kind,) * 2)
+    specs = {"w": P("data"), "v": P(None, "data"), "b": P()}
+    laid = {name: jax.NamedSharding(mesh, spec) for name, spec in specs.items()}
+    shapes = {"w": (8, 4), "v": (6, 4), "b": (3,)}
+    params = {n: jax.ShapeDtypeStruct(shapes[n], jnp.float32, sharding=laid[n]) for n in specs}
+    where = gx.sharding.state_shardings(tx, params, mesh)
+    state = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        jax.eval_shape(tx.init, params),
+        where,
+    )
+    if how == "shard_map":
+        over, inner = gx.sharding.reduce_over(tx, specs), jax.tree.map(lambda s: s.spec, where)
+        update = jax.jit(
+            jax.shard_map(over.update, mesh=mesh, in_specs=(specs, inner, specs), out_specs=(specs, inner))
+        )
+    else:
+        update = jax.jit(tx.update, out_shardings=(laid, where) if how == "auto" else None)
+    with jax.set_mesh(mesh):
+        text = update.lower(params, state, params).compile().as_text()
+    started = rf" ({'|'.join(COLLECTIVES)})(-start)?\("
+    return [line for line in text.splitlines() if re.search(started, line)]
+
+
+@pytest.mark.parametrize("how", ["auto", "explicit", "shard_map"])
+def test_an_elementwise_update_needs_no_collective_and_a_clip_one_number(how):
+    assert _collectives(how, ADAM) == []
+    lines = _collectives(how, gx.chain(gx.clip_by_global_norm(1.0), ADAM))
+    assert len(lines) == 1, lines
+    # Under jit XLA puts the leaves' numbers into one all-reduce, of as many numbers as leaves are cut.
+    assert re.search(r"= \(?(f32\[\](, )?){1,2}\)? all-reduce\(", lines[0]), lines
+
+
+# ------------------------------------------------------------------------------------------------ pmap
+
+
+def _mapped(tx, average):
+    """Two steps under `pmap` of one loss over eight rows, one a device."""
+    rows, w = jnp.asarray(np.random.default_rng(3).normal(size=(8, 4)) * 3, jnp.float32), jnp.ones(4)
+
+    def step(w, state, row):
+        g = jax.grad(lambda w: jnp.sum(row * w**2))(w)
+        updates, state = tx.update(jax.lax.pmean(g, "batch") if average else g, state, w)
+        return gx.apply_updates(w, jax.lax.pmean(updates, "batch")), state
+
+    many = jnp.stack([w] * 8)
+    state, mapped = jax.pmap(tx.init)(many), jax.pmap(step, axis_name="batch")
+    for _ in range(2):
+        many, state = mapped(many, state, rows)
+    return rows, many
+
+
+RECIPE = gx.guard(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1)))
+
+
+def test_under_pmap_averaged_gradients_are_whole():
+    rows, many = _mapped(gx.sharding.reduce_over(RECIPE, ()), True)
+    w, state = jnp.ones(4), RECIPE.init(jnp.ones(4))
+    for _ in range(2):
+        g = jax.grad(lambda w: jnp.mean(rows @ w**2))(w)
+        updates, state = RECIPE.update(g, state, w)
+        w = gx.apply_updates(w, updates)
+    np.testing.assert_allclose(many, jnp.stack([w] * 8), rtol=2e-6)
+
+
+def test_under_pmap_gradients_of_one_device_may_be_meant():
+    """Clipped on each device before the average, as in differentially private training."""
+    tx = gx.sharding.reduce_over(gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(0.1)), ())
+    rows, many = _mapped(tx, False)
+    w = np.ones(4, np.float32)
+    for _ in range(2):
+        each = 2 * np.asarray(rows) * w
+        w = w - 0.1 * np.mean(each / np.maximum(1, np.linalg.norm(each, axis=1, keepdims=True)), axis=0)
+    np.testing.assert_allclose(many, np.tile(w, (8, 1)), rtol=2e-6)
+
+
+def test_under_pmap_nothing_said_is_an_error():
+    with pytest.raises(ValueError, match=r"under pmap.*axis_names=\(\) if each device holds whole arrays"):
+        _mapped(RECIPE, True)
+
+
+def test_parameters_that_are_cut_over_the_devices_of_pmap():
+    tx = gx.sharding.reduce_over(gx.guard(gx.lamb(0.1)), {"cut": "batch", "*": ()})
+    w = {"cut": jnp.arange(1.0, 17.0).reshape(8, 2), "whole": jnp.ones((8, 3))}
+    got = jax.pmap(lambda w: tx.update(w, tx.init(w), w)[0], axis_name="batch")(w)
+    one = {"cut": w["cut"].reshape(16), "whole": w["whole"][0]}
+    wanted, _ = gx.lamb(0.1).update(one, gx.lamb(0.1).init(one), one)
+    np.testing.assert_allclose(got["cut"].reshape(16), wanted["cut"], rtol=2e-6)
+    np.testing.assert_allclose(got["whole"][5], wanted["whole"], rtol=2e-6)
