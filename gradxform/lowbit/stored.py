@@ -225,7 +225,11 @@ def _decoded(codec: Codec, codes: Any, scales: Any, shape: tuple[int, ...]) -> A
         return codec.decode(codes, scales)
     if codec.bits == 4:
         codes = _unpacked(codes, shape[-1], isinstance(codec, SignedCodec))
-    return from_blocks(codec.decode(to_blocks(codes, codec.block), scales), shape)
+    blocks = to_blocks(codes, codec.block)
+    cut = compat.explicit_sharding(blocks)
+    if cut is not None:  # each scale where its block is, which may be on more devices
+        scales = automatic.cut(scales, cut.update(spec=jax.P(*cut.spec[:-1])))
+    return from_blocks(codec.decode(blocks, scales), shape)
 
 
 @partial(jax.jit, static_argnums=0, inline=True)
