@@ -13,8 +13,9 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from . import compat
 from .automatic import laid as laid, run_init
+from .axes import box_mesh, boxes, by_rules, checked, names_of, pairs_of
 from .errors import leaf as place, say
-from .tree import is_absent, view
+from .tree import is_absent, is_box, path_text, view
 
 
 def spec_of(x: Any) -> PartitionSpec | None:
@@ -37,6 +38,9 @@ def mesh_of(trees: Sequence[Any], mesh: Any, who: str) -> Any:
             sharding = getattr(x, "sharding", None)
             if isinstance(sharding, NamedSharding):
                 found.setdefault(sharding.mesh, path)
+        for path, box in boxes(tree):
+            if box_mesh(box) is not None:
+                found.setdefault(box_mesh(box), path)
     if len(found) > 1:
         fact = f"{who}: {' and '.join(map(place, found.values()))} lie on different meshes"
         raise ValueError(say(fact, "say which one is meant: mesh="))
@@ -66,26 +70,45 @@ def abstract(mesh: Any) -> AbstractMesh:
     )
 
 
-def typed(tree: Any, mesh: Any) -> Any:
+def specs(tree: Any, mesh: Any, rules: Any = None, who: str = "gx.sharding") -> Any:
+    """How each array of a tree is cut: as it lies, or as the names on its box say; what tells nothing is everywhere."""
+    known = pairs_of(rules, mesh, who)
+
+    def one(path: Any, x: Any) -> Any:
+        if is_absent(x):
+            return x
+        where, names = path_text(path), names_of(x) if is_box(x) else None
+
+        def spec(array: Any) -> PartitionSpec:
+            found = spec_of(array)
+            if found is None and names is not None:
+                own = known if rules is not None else pairs_of(getattr(x, "rules", None), mesh, who)
+                found = by_rules(names, own, mesh, where, who)
+            return checked(found or PartitionSpec(), array, mesh, where, who)
+
+        return jax.tree.map(lambda a: spec(a) if hasattr(a, "shape") else a, x)
+
+    return jax.tree_util.tree_map_with_path(one, tree, is_leaf=lambda x: is_absent(x) or is_box(x))
+
+
+def typed(tree: Any, mesh: Any, rules: Any = None, who: str = "gx.sharding") -> Any:
     """The shapes of a tree, each with its layout as a type on the abstract mesh; what tells none is on every device."""
     flat = abstract(mesh)
 
-    def one(x: Any) -> Any:
+    def one(x: Any, spec: Any) -> Any:
         if is_absent(x) or not hasattr(x, "shape"):
             return x
-        return jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=NamedSharding(flat, spec_of(x) or PartitionSpec())
-        )
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(flat, spec))
 
-    return jax.tree.map(one, tree, is_leaf=is_absent)
+    return jax.tree.map(one, tree, specs(tree, mesh, rules, who), is_leaf=is_absent)
 
 
-def state_shardings(tx: Any, params: Any, mesh: Any = None) -> Any:
+def state_shardings(tx: Any, params: Any, mesh: Any = None, rules: Any = None) -> Any:
     """A `NamedSharding` for every leaf of `tx.init(params)`; see `gradxform.sharding.state_shardings`."""
     who = "gx.sharding.state_shardings(tx, params)"
     mesh = mesh_of([params], mesh, who)
     with jax.sharding.use_abstract_mesh(abstract(mesh)):
-        state = compat.shapes_in_memory(lambda p: run_init(tx.init, p), typed(params, mesh))
+        state = compat.shapes_in_memory(lambda p: run_init(tx.init, p), typed(params, mesh, rules, who))
     return jax.tree.map(
         lambda x: NamedSharding(
             mesh, spec_of(x) or PartitionSpec(), memory_kind=compat.HOST if compat.in_host(x) else None

@@ -1,4 +1,4 @@
-"""States in few bits on a mesh: codes are cut as the parameter, scales where they divide, and the codes are the same."""
+"""States in few bits on a mesh: codes are cut as the parameter, scales where they divide, codes as on one device."""
 
 import jax
 import jax.numpy as jnp
