@@ -32,8 +32,19 @@ TREE = {
 }
 
 
-#: Of reach "element", and not equal to the last bit: E[g^2] - E[g]^2 is fused into one operation or not.
-ALMOST = ("scale_by_stddev", "rmsprop, centred")
+#: By how much numbers may differ, where it is not what the reach says, and why.
+ALMOST = {
+    "scale_by_stddev": (1e-6, "E[g^2] - E[g]^2 is one operation or two, by how long the loop of a shard is"),
+    "rmsprop, centred": (1e-6, "as scale_by_stddev"),
+    "adan, paper": (1e-6, "on explicit axes XLA fuses other sums, on a mesh of one device already"),
+    "optax.scale_by_backtracking_linesearch": (1e-3, "the length found hangs on the last bits of a loss"),
+}
+#: What takes no step in a loop on one device either, by the defect's number in `tests/laws/optax_factories.py`.
+LEFT_OUT = {
+    "optax.MultiSteps(polyak_sgd)": "C12",
+    "optax.inject_hyperparams(adafactor)": "C10",
+    "optax.monitor": "C4",
+}
 
 
 class Found(NamedTuple):
@@ -73,7 +84,7 @@ def names() -> dict[str, Callable[[], Any]]:
     made: dict[str, Callable[[], Any]] = {name: functools.partial(arguments.make, name) for name in ours}
     for name in optax_factories.names():
         made[f"optax.{name}"] = functools.partial(optax_factories.make, name)
-    return made
+    return {name: make for name, make in made.items() if name not in LEFT_OUT}
 
 
 def steps(tx: Any, ours: bool) -> Any:
@@ -135,7 +146,7 @@ class Grid:
 
     def allowed(self, name: str) -> float:
         """By how much numbers may differ from those of one device, as a share of the largest one of a leaf."""
-        return 0.0 if self.element and name not in ALMOST else 1e-5
+        return ALMOST[name][0] if name in ALMOST else 0.0 if self.element else 1e-5
 
     def on(self, shape: str, kind: str) -> Found:
         mesh = mesh_of(shape, kind)
