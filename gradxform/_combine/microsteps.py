@@ -4,6 +4,10 @@
 
 over the parts i of the batch, and over devices. L_i is the mean loss of part i, w_i how many tokens that mean is over,
 so that L and G are those of the whole batch. The sums are float32 or wider, and numbers cross devices once.
+
+What crosses once is worked in a `shard_map`, on explicit axes too. JAX can also hold a sum back by types (parameters
+`reduced`, a sum that is `unreduced`), but then every operation of the loss has to have a rule for such types, and some
+have none: a `reduced` bias cannot be added to rows that are cut. In a `shard_map` the loss sees plain arrays.
 """
 
 import functools
@@ -14,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._core import compat
+from .._core import compat, placement
 from .._core.errors import check_flag, check_integer, kind, leaf, say, short
 from .._core.numerics import cast, compute_dtype, real_dtype
 from .._core.tree import is_absent, tree_map, view
+from .crossing import axis_size, cuts_of, specs_of, summed, varying
 
 
 def accumulate_gradients(
@@ -29,6 +34,7 @@ def accumulate_gradients(
     weight: Callable[..., Any] | None = None,
     batch_argnums: int | Sequence[int] | None = None,
     axis_names: str | Sequence[str] = (),
+    grad_shardings: Any = None,
 ) -> Callable[..., Any]:
     """`jax.value_and_grad(loss_fn)`, with the batch cut into `steps` parts that are worked one after the other.
 
@@ -51,9 +57,16 @@ def accumulate_gradients(
             and arrays without axes are passed whole. A typed PRNG key (`jax.random.key(0)`) among those that are cut is
             folded with the number of the part, counted over all devices.
         axis_names: the mesh axes over which the batch is sharded: those of the `shard_map` around, or, under `jit`, of
-            the mesh of `jax.set_mesh`, over which one is made (parameters are whole on each device of these axes; other
-            axes of the mesh are left to the compiler). Inside your own `shard_map`, a parameter that is itself sharded
-            over one of them (gathered inside of `loss_fn`, whose gradient comes back summed) is not reduced again.
+            the mesh of `jax.set_mesh`, over which one is made. In there parameters are whole on each device of these
+            axes: what is cut over them (FSDP) is gathered once, before the first part. Other axes of the mesh (tensor
+            parallelism) are left to the compiler, or on explicit axes stay in the types. Inside your own `shard_map`,
+            a parameter that is itself sharded over one of them (gathered inside of `loss_fn`, whose gradient comes back
+            summed) is not reduced again.
+        grad_shardings: how the gradients shall be cut over `axis_names`: `PartitionSpec`s or `NamedSharding`s in a tree
+            like what is differentiated, or one for a whole branch; other axes in them do not matter. What is cut comes
+            out of a reduce-scatter in the place of an all-reduce: each device gets the part that it keeps, as FSDP
+            wants it, and `gx.sharding.zero`. None is as the parameters lie on explicit axes, and whole on automatic
+            ones, where no layout can be seen.
 
     Returns:
         A function that returns `(loss, grads)`, or `((loss, aux), grads)` with every array of `aux` stacked: one entry
@@ -61,7 +74,8 @@ def accumulate_gradients(
         differentiated. If nothing has a weight, loss and gradients are 0.
 
     Raises:
-        ValueError: for a batch that does not divide, has no rows, or is not among the positional arguments.
+        ValueError: for a batch that does not divide, has no rows, or is not among the positional arguments; for
+            `grad_shardings` that do not divide their leaves, belong to another tree, or stand without `axis_names`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -84,7 +98,10 @@ def accumulate_gradients(
         raise TypeError(
             say(f"gx.accumulate_gradients(weight={short(weight)}): wanted a function or None", remedy)
         )
-    work = _Work(loss_fn, int(steps), argnums, has_aux, weight, batch_argnums, axis_names)
+    if grad_shardings is not None and not axis_names:
+        fact = "gx.accumulate_gradients(grad_shardings=...): without axis_names it cuts nothing"
+        raise ValueError(say(fact, "name the axes over which the batch lies"))
+    work = _Work(loss_fn, int(steps), argnums, has_aux, weight, batch_argnums, axis_names, grad_shardings)
 
     @functools.wraps(loss_fn)
     def value_and_grad(*args: Any, **kwargs: Any) -> Any:
@@ -97,23 +114,38 @@ class _Work:
     """What is known before the batch comes."""
 
     def __init__(
-        self, loss_fn: Any, steps: int, argnums: Any, has_aux: bool, weight: Any, cut: Any, axis_names: Any
+        self,
+        loss_fn: Any,
+        steps: int,
+        argnums: Any,
+        has_aux: bool,
+        weight: Any,
+        cut: Any,
+        axis_names: Any,
+        laid: Any,
     ) -> None:
-        self.steps, self.has_aux, self.weight, self.cut = steps, has_aux, weight, cut
+        self.steps, self.has_aux, self.weight, self.cut, self.laid = steps, has_aux, weight, cut, laid
         self.argnums: Any = argnums if isinstance(argnums, int) else tuple(argnums)
         self.axes: tuple[str, ...] = (axis_names,) if isinstance(axis_names, str) else tuple(axis_names or ())
         self.grad = jax.value_and_grad(loss_fn, argnums=self.argnums, has_aux=has_aux)
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         cut = self._cut(len(args))
+        specs = specs_of(self.axes, self.laid, self._trained(args))
         mesh = [name for name in self.axes if name in set(compat.mesh_axes()) - compat.manual_axes()]
         if mesh and len(mesh) == len(self.axes):
-            return self._by_hand(args, kwargs, cut)
+            return self._by_hand(args, kwargs, cut, specs)
+        return self._here(args, kwargs, cut, specs)
+
+    def _here(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], cut: tuple[int, ...], specs: Any
+    ) -> Any:
+        """On one device, or on each device of a `shard_map`."""
         _check_rows([args[i] for i in cut], cut, self.steps)
         if self.steps == 1 and not self.axes and self.weight is None:
             loss, aux, grads = self._split(self.grad(*args, **kwargs))
             return self._joined(loss, tree_map(lambda x: jnp.asarray(x)[None], aux), grads)
-        sizes = [_axis_size(name) for name in self.axes]
+        sizes = [axis_size(name) for name in self.axes]
         ours, treedef = jax.tree.flatten(self._trained(args))
         across = [tuple(name for name in self.axes if name not in compat.varying_axes(p)) for p in ours]
         if self.weight is not None and any(names != self.axes for names in across):
@@ -121,7 +153,7 @@ class _Work:
             raise ValueError(
                 say(fact, "its gradient is a sum over devices already, and can be weighed no more")
             )
-        args = self._with(args, treedef.unflatten(list(map(_varying, ours, across))))
+        args = self._with(args, treedef.unflatten(list(map(varying, ours, across))))
 
         def one(i: Any) -> tuple[list[Any], tuple[Any, Any]]:
             number = i + self.steps * jax.lax.axis_index(self.axes) if self.axes else i
@@ -137,13 +169,16 @@ class _Work:
 
         first = _nothing(jax.eval_shape(one, np.int32(0))[0], ours)
         sums, (losses, aux) = jax.lax.scan(add, first, jnp.arange(self.steps, dtype=jnp.int32))
-        sums = _summed(sums, [self.axes, *across, self.axes][: len(sums)])
+        cuts = [cuts_of(spec, names) for spec, names in zip(specs, across, strict=True)]
+        sums = summed(sums, [self.axes, *across, self.axes][: len(sums)], [(), *cuts, ()][: len(sums)])
         total = sums.pop() if self.weight is not None else np.float32(self.steps * int(np.prod(sizes)))
         loss, *grads = (_mean(x, total) for x in sums)
         grads = [cast(g, p.dtype) for g, p in zip(grads, ours, strict=True)]
         return self._joined(cast(loss, losses.dtype), aux, treedef.unflatten(grads))
 
-    def _by_hand(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], cut: tuple[int, ...]) -> Any:
+    def _by_hand(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], cut: tuple[int, ...], specs: Any
+    ) -> Any:
         """The same in a `shard_map` over the axes, of which `jit` makes no reduction in the loop."""
         shards, whole = jax.P(self.axes), jax.P()
         sizes = jax.sharding.get_abstract_mesh().shape
@@ -151,15 +186,17 @@ class _Work:
         _check_rows([args[i] for i in cut], cut, self.steps, devices)
         batch = {i: args[i] for i in cut}
         trained = self._trained(args)
-        specs = jax.tree.map(lambda x: whole if _rows(x) is None else shards, batch)
+        rows = jax.tree.map(lambda x: whole if _rows(x) is None else shards, batch)
+        laid = jax.tree.structure(trained).unflatten(specs)
 
         def local(trained: Any, batch: Any) -> Any:
             mine = tuple(batch.get(i, x) for i, x in enumerate(args))
-            return self(self._with(mine, trained), kwargs)
+            return self._here(self._with(mine, trained), kwargs, cut, specs)
 
-        ends: Any = ((whole, shards), whole) if self.has_aux else whole
-        inside = jax.shard_map(local, in_specs=(whole, specs), out_specs=ends, axis_names=set(self.axes))
-        return inside(trained, batch)
+        ends: Any = (((whole, shards) if self.has_aux else whole), laid)
+        inside = jax.shard_map(local, in_specs=(whole, rows), out_specs=ends, axis_names=set(self.axes))
+        value, grads = inside(trained, batch)
+        return value, jax.tree.map(placement.laid, grads, trained)
 
     def _cut(self, number: int) -> tuple[int, ...]:
         """The positions of the arguments that are cut."""
@@ -257,21 +294,6 @@ def _nothing(like: list[Any], params: list[Any]) -> list[Any]:
     return [compat.varying_as(z, (x,)) for z, x in zip([numbers[0], *grads, *numbers[1:]], like, strict=True)]
 
 
-def _axis_size(name: str) -> int:
-    try:
-        return int(jax.lax.axis_size(name))
-    except NameError:
-        fact = f"gx.accumulate_gradients(axis_names={name!r}): there is no such axis here"
-        remedy = "say over which devices, by jax.set_mesh(mesh) or inside of jax.shard_map; on one device leave it out"
-        raise ValueError(say(fact, remedy)) from None
-
-
-def _varying(p: Any, names: tuple[str, ...]) -> Any:
-    """A parameter of which every device has its own copy, so that no gradient is summed over devices on the way."""
-    names = tuple(name for name in names if name in compat.manual_axes())
-    return jax.lax.pcast(p, names, to="varying") if names else p
-
-
 def _number(value: Any) -> Any:
     """A weight as float32, 0 where it is not above 0."""
     if np.shape(value) != ():
@@ -285,16 +307,6 @@ def _weighed(x: Any, w: Any) -> Any:
     dtype = compute_dtype(x.dtype)
     x = x.astype(dtype)
     return x if w is None else jnp.where(w > 0, w.astype(real_dtype(dtype)) * x, jnp.zeros_like(x))
-
-
-def _summed(sums: list[Any], across: list[tuple[str, ...]]) -> list[Any]:
-    """The sums over devices, in one reduction for all that cross the same axes."""
-    new = list(sums)
-    for names in dict.fromkeys(filter(None, across)):
-        places = [i for i, axes in enumerate(across) if axes == names]
-        for i, x in zip(places, jax.lax.psum([sums[i] for i in places], names), strict=True):
-            new[i] = x
-    return new
 
 
 def _mean(x: Any, total: Any) -> Any:

@@ -283,6 +283,90 @@ def test_one_reduction_a_step_under_jit(kind: str) -> None:
     assert ("f32[4]{0} all-reduce(" in text) == cut
 
 
+def crossings(text: str) -> tuple[dict[str, int], set[str]]:
+    """The collectives of a compiled program: how many of arrays outside of its loops, and which within."""
+    bodies = set(re.findall(r"body=%?([\w.\-]+)", text))
+    outside: dict[str, int] = {}
+    within: set[str] = set()
+    for block in re.split(r"\n\n", text):
+        head = block.lstrip().split(" ", 1)[0].lstrip("%")
+        for shape, name in re.findall(
+            r"= (.*?) (all-[\w]+|reduce-scatter|collective-permute)(?:-start)?\(", block
+        ):
+            if head in bodies:
+                within.add(name)
+            elif re.search(r"\[\d", shape):
+                outside[name] = outside.get(name, 0) + 1
+    return outside, within
+
+
+WIDE = {"tensor": jax.P(None, "model"), "fsdp": jax.P(None, "data"), "both": jax.P(None, ("data", "model"))}
+
+
+@pytest.mark.parametrize("layout", WIDE)
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_gradients_lie_as_their_parameters(kind: str, layout: str, x64: None, as_users: Any) -> None:
+    """What is cut over the batch's axis is gathered before the loop, and its gradient is scattered behind it."""
+    del x64
+    explicit = kind == "Explicit"
+    params, x, y, mask = problem(32)
+    params = {"a": jnp.tile(params["a"], (1, 4)), "b": jnp.linspace(-1.0, 1.0, 16)}
+    want = jax.value_and_grad(masked)(params, x, y, mask)
+    wide, deep = WIDE[layout], jax.P(WIDE[layout][1])
+    beside = (
+        jax.P(None) if explicit else None
+    )  # on explicit axes a sum over a cut axis has to say where it goes
+
+    def fn(params: Any, x: Any, y: Any, mask: Any) -> Any:
+        out = jnp.einsum("bh,h->b", jnp.tanh(x @ params["a"]), params["b"], out_sharding=beside)
+        return (mask * (out - y) ** 2).sum() / mask.sum()
+
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType[kind],) * 2)
+    laid = jax.tree.map(lambda spec: jax.NamedSharding(mesh, spec), {"a": wide, "b": deep})
+    with jax.set_mesh(mesh):
+        rows = [jax.device_put(a, jax.NamedSharding(mesh, jax.P("data"))) for a in (x, y, mask)]
+        given = jax.device_put(params, laid)
+        step = jax.jit(
+            gx.accumulate_gradients(
+                fn, 2, weight=tokens, axis_names="data", grad_shardings=None if explicit else laid
+            ),
+            compiler_options=as_users,
+        )
+        program = step.lower(given, *rows).compile()
+        got = program(given, *rows)
+        close(got, want, 1e-12)
+        for name, grad in got[1].items():
+            over = {
+                n for entry in grad.sharding.spec for n in (entry if isinstance(entry, tuple) else (entry,))
+            }
+            if explicit:
+                assert jax.typeof(grad) == jax.typeof(given[name])
+            else:  # XLA may leave an axis whole that it was not told of
+                assert ("data" in over) == (layout != "tensor")
+        outside, within = crossings(program.as_text())
+    scattered = layout == "fsdp" or (layout == "both" and not explicit)
+    assert outside.get("reduce-scatter", 0) == (2 if scattered else 0)  # one a leaf
+    assert outside.get("all-reduce", 0) == (0 if scattered else 1)
+    if layout == "fsdp":
+        assert not within
+
+
+def test_gradients_are_scattered_inside_of_shard_map(x64: None) -> None:
+    del x64
+    params, x, y, mask = problem(64)
+    mesh, data, whole = mesh_of(4, 2), jax.P("data"), jax.P()
+    rows = jax.P(("data", "model"))
+    fn = gx.accumulate_gradients(
+        masked, 2, weight=tokens, axis_names=("data", "model"), grad_shardings={"a": None, "b": data}
+    )
+    ends = (whole, {"a": whole, "b": data})
+    step = jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=(whole, rows, rows, rows), out_specs=ends))
+    program = step.lower(params, x, y, mask).compile()
+    close(program(params, x, y, mask), jax.value_and_grad(masked)(params, x, y, mask), 1e-13)
+    outside, within = crossings(program.as_text())
+    assert (outside["reduce-scatter"], within) == (1, set())
+
+
 def test_aux_of_all_devices() -> None:
     mesh = mesh_of(4)
     with jax.set_mesh(mesh):
@@ -328,4 +412,26 @@ def test_what_is_refused() -> None:
         pytest.raises(ValueError, match="cut into 5 equal parts on each of 4 devices"),
     ):
         gx.accumulate_gradients(loss, 5, axis_names="data")(params, x, y)
+    with pytest.raises(ValueError, match=r"grad_shardings=\.\.\.\): without axis_names it cuts nothing"):
+        gx.accumulate_gradients(loss, 2, grad_shardings=jax.P("data"))
+    with jax.set_mesh(mesh_of(4)):
+        five = gx.accumulate_gradients(
+            loss, 1, axis_names="data", grad_shardings={"a": jax.P("data"), "b": None}
+        )
+        with pytest.raises(
+            ValueError, match=r"leaf 'a' of shape \[3, 4\] cannot be cut along axis 0 into 4 equal"
+        ):
+            five(params, x[:8], y[:8])
+        other = gx.accumulate_gradients(loss, 1, axis_names="data", grad_shardings={"a": None})
+        with pytest.raises(ValueError, match="its tree is not that of what is differentiated"):
+            other(params, x[:8], y[:8])
+    mesh = jax.make_mesh((2, 2), ("data", "model"))
+    with jax.set_mesh(mesh):
+        laid = {
+            "a": jax.device_put(params["a"], jax.NamedSharding(mesh, jax.P(None, "model"))),
+            "b": params["b"],
+        }
+        both = gx.accumulate_gradients(loss, 1, axis_names="data", grad_shardings=jax.P(None, "data"))
+        with pytest.raises(ValueError, match=r"'a' lies on explicit axes as .*can make no reduce-scatter"):
+            both(laid, x[:8], y[:8])
     del mask

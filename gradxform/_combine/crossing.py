@@ -1,0 +1,99 @@
+"""Gradients that cross devices: how each is cut over the axes of the batch, and the sums over them."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._core import compat
+from .._core.errors import leaf, say
+from .._core.tree import paths_of
+
+
+def specs_of(axes: tuple[str, ...], laid: Any, trained: Any) -> list[Any]:
+    """How each gradient is cut over the axes that are named; other axes are left out."""
+    leaves, treedef = jax.tree.flatten(trained)
+    types = [getattr(compat.explicit_sharding(p), "spec", None) for p in leaves]
+    if laid is None:
+        return [jax.P() if _beyond(axes, spec) else _over(axes, spec) for spec in types]
+    found: list[Any] = []
+    try:
+        jax.tree.map(
+            lambda spec, branch: found.extend([spec] * len(jax.tree.leaves(branch))),
+            laid,
+            trained,
+            is_leaf=lambda x: x is None or isinstance(x, jax.P | jax.sharding.Sharding),
+        )
+    except (ValueError, TypeError):
+        fact = "gx.accumulate_gradients(grad_shardings=...): its tree is not that of what is differentiated"
+        raise ValueError(say(fact, "give a PartitionSpec for each leaf, or one for all")) from None
+    specs = [_over(axes, getattr(spec, "spec", spec)) for spec in found]
+    for path, p, spec, lies in zip(paths_of(treedef), leaves, specs, types, strict=True):
+        _check_spec(path, np.shape(p), spec, axes, lies)
+    return specs
+
+
+def axis_size(name: str) -> int:
+    try:
+        return int(jax.lax.axis_size(name))
+    except NameError:
+        fact = f"gx.accumulate_gradients(axis_names={name!r}): there is no such axis here"
+        remedy = "say over which devices, by jax.set_mesh(mesh) or inside of jax.shard_map; on one device leave it out"
+        raise ValueError(say(fact, remedy)) from None
+
+
+def varying(p: Any, names: tuple[str, ...]) -> Any:
+    """A parameter of which every device has its own copy, so that no gradient is summed over devices on the way."""
+    names = tuple(name for name in names if name in compat.manual_axes())
+    return jax.lax.pcast(p, names, to="varying") if names else p
+
+
+def _over(axes: tuple[str, ...], spec: Any) -> Any:
+    """The part of a spec that is about these axes."""
+    return jax.P(*(tuple(n for n in _names(entry) if n in axes) or None for entry in spec or ()))
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    """The axes of the mesh in an entry of a spec."""
+    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
+
+
+def _beyond(axes: tuple[str, ...], spec: Any) -> bool:
+    """Whether a spec has other axes too."""
+    # JAX (0.10 to 0.12) cannot lower a reduce-scatter inside of `shard_map` of what is cut over other explicit axes.
+    return any(set(_names(entry)) - set(axes) for entry in spec or ())
+
+
+def _check_spec(path: str, shape: tuple[int, ...], spec: Any, axes: tuple[str, ...], lies: Any) -> None:
+    """Refuses a gradient that cannot be cut into equal parts, or not by JAX."""
+    if _beyond(axes, lies) and any(map(_names, spec)):
+        fact = f"gx.accumulate_gradients(grad_shardings=...): {leaf(path)} lies on explicit axes as {lies}"
+        fact += ", of which JAX can make no reduce-scatter"
+        raise ValueError(say(fact, "leave it as it is by jax.P(), and jax.reshard its gradient"))
+    for axis, entry in enumerate(spec):
+        sizes = jax.sharding.get_abstract_mesh().shape
+        parts = int(np.prod([sizes.get(name) or axis_size(name) for name in _names(entry)]))
+        if parts > 1 and (axis >= len(shape) or shape[axis] % parts):
+            fact = f"gx.accumulate_gradients(grad_shardings=...): {leaf(path)} of shape {list(shape)}"
+            fact += f" cannot be cut along axis {axis} into {parts} equal parts"
+            raise ValueError(say(fact, "leave it whole by jax.P()"))
+
+
+def cuts_of(spec: Any, across: tuple[str, ...]) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    """Along which axis of an array which axes of the mesh, of those over which it is added up, cut it."""
+    found = [(i, tuple(name for name in _names(entry) if name in across)) for i, entry in enumerate(spec)]
+    return tuple((i, names) for i, names in found if names)
+
+
+def summed(sums: list[Any], across: list[tuple[str, ...]], cuts: list[Any]) -> list[Any]:
+    """The sums over devices: of what is cut this device's part, of the rest in one reduction for the same axes."""
+    new, rest = list(sums), list(across)
+    for i, cut in enumerate(cuts):
+        for axis, names in cut:
+            new[i] = jax.lax.psum_scatter(new[i], names, scatter_dimension=axis, tiled=True)
+            rest[i] = tuple(name for name in rest[i] if name not in names)
+    for names in dict.fromkeys(filter(None, rest)):
+        places = [i for i, axes in enumerate(rest) if axes == names]
+        for i, x in zip(places, jax.lax.psum([new[i] for i in places], names), strict=True):
+            new[i] = x
+    return new
