@@ -115,32 +115,3 @@ def state_shardings(tx: Any, params: Any, mesh: Any = None, rules: Any = None) -
         ),
         state,
     )
-
-
-def mesh_if_known(params: Any, mesh: Any, who: str) -> Any:
-    """As `mesh_of` for one tree; None where no mesh is said, none is set and nothing lies on one."""
-    laid_out = any(isinstance(getattr(x, "sharding", None), NamedSharding) for x in _rows(params)[1])
-    if mesh is None and not laid_out and compat.current_mesh() is None:
-        return None
-    return mesh_of([params], mesh, who)
-
-
-def bare(tree: Any) -> Any:
-    """The shapes of a tree that lie nowhere."""
-
-    def one(x: Any) -> Any:
-        if is_absent(x) or not hasattr(x, "shape"):
-            return x
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=getattr(x, "weak_type", False))
-
-    return jax.tree.map(one, tree, is_leaf=is_absent)
-
-
-def abstract_state(tx: Any, params: Any, mesh: Any) -> Any:
-    """The state as shapes, each with the sharding that `state_shardings` gives; where `mesh` is None, without one."""
-    if mesh is None:
-        return jax.eval_shape(tx.init, bare(params))
-    # What a trace sees of layouts does not matter here, and on automatic axes every `init` can be traced.
-    with jax.sharding.use_abstract_mesh(AbstractMesh(mesh.axis_sizes, mesh.axis_names)):
-        state = jax.eval_shape(tx.init, bare(params))
-    return jax.tree.map(lambda x, s: x.update(sharding=s), state, state_shardings(tx, params, mesh))

@@ -14,11 +14,12 @@ import numpy as np
 from .compat import Tracer
 from .orders import orders
 from .packed import is_packed, packed_leaves
-from .placement import abstract_state, typed
+from .placement import typed
 from .plan import Link, Plan, selected
 from .roles import COUNT, OTHER, Role, roles_of
 from .rule import Rule
 from .scalars import is_schedule
+from .shapes import abstract_state
 from .transform import GradientTransformation
 from .tree import is_absent, view
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._core.placement import mesh_if_known
 from .._core.report import Facts, LinkRow, Size, align, facts, size_text
+from .._core.shapes import mesh_if_known
 from .._core.transform import as_transform
 
 

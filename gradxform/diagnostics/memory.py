@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from .._core.errors import say
-from .._core.placement import abstract_state, mesh_if_known, typed
+from .._core.placement import typed
 from .._core.report import Size, align, dtypes_text, size_of, size_text
+from .._core.shapes import abstract_state, mesh_if_known
 from .._core.transform import as_transform
 from .._core.tree import difference, is_absent, is_inexact, view
 from .fields import fields

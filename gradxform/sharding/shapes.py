@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from .._core import placement
+from .._core import shapes
+from .._core.placement import mesh_of
 
 
 def abstract_state(tx: Any, params: Any, mesh: Any = None) -> Any:
@@ -27,5 +28,5 @@ def abstract_state(tx: Any, params: Any, mesh: Any = None) -> Any:
         >>> gx.sharding.abstract_state(gx.adam(1e-3), w)[0].mu.sharding.spec
         P('data', None)
     """
-    mesh = placement.mesh_of([params], mesh, "gx.sharding.abstract_state(tx, params)")
-    return placement.abstract_state(tx, params, mesh)
+    mesh = mesh_of([params], mesh, "gx.sharding.abstract_state(tx, params)")
+    return shapes.abstract_state(tx, params, mesh)

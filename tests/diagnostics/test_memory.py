@@ -146,14 +146,14 @@ def test_gradients_are_as_they_are_said() -> None:
 
 
 def test_host_memory_is_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradxform._core import placement
+    from gradxform._core import shapes
 
-    plain = placement.state_shardings
+    plain = shapes.state_shardings
 
     def away(tx: Any, params: Any, mesh: Any = None) -> Any:
         return jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), plain(tx, params, mesh))
 
-    monkeypatch.setattr(placement, "state_shardings", away)
+    monkeypatch.setattr(shapes, "state_shardings", away)
     known = gx.memory(
         gx.trace(0.9), jax.ShapeDtypeStruct((64, 8), "float32", sharding=jax.NamedSharding(BIG, P("data")))
     )
