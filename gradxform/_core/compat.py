@@ -3,6 +3,8 @@
 JAX moves names between releases; whatever the house needs that has moved, or that has no public name, stands here.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -140,6 +142,15 @@ def explicit_sharding(x: Any) -> Any:
     else:
         return None
     return sharding if sharding is not None and has_explicit(sharding.mesh) else None
+
+
+@contextmanager
+def on_mesh(mesh: Any) -> Generator[None]:
+    """A context in which code is traced for an abstract mesh, whatever mesh has been set around."""
+    # JAX refuses another size inside of a mesh, and nothing inside of none.
+    none = jax.sharding.AbstractMesh((), ())
+    with jax.sharding.use_abstract_mesh(none), jax.sharding.use_abstract_mesh(mesh):
+        yield
 
 
 def current_mesh() -> Any:

@@ -107,7 +107,7 @@ def state_shardings(tx: Any, params: Any, mesh: Any = None, rules: Any = None) -
     """A `NamedSharding` for every leaf of `tx.init(params)`; see `gradxform.sharding.state_shardings`."""
     who = "gx.sharding.state_shardings(tx, params)"
     mesh = mesh_of([params], mesh, who)
-    with jax.sharding.use_abstract_mesh(abstract(mesh)):
+    with compat.on_mesh(abstract(mesh)):
         state = compat.shapes_in_memory(lambda p: run_init(tx.init, p), typed(params, mesh, rules, who))
     return jax.tree.map(
         lambda x: NamedSharding(

@@ -34,6 +34,6 @@ def abstract_state(tx: Any, params: Any, mesh: Any) -> Any:
     if mesh is None:
         return jax.eval_shape(tx.init, bare(params))
     # What a trace sees of layouts does not matter here, and on automatic axes every `init` can be traced.
-    with jax.sharding.use_abstract_mesh(AbstractMesh(mesh.axis_sizes, mesh.axis_names)):
+    with compat.on_mesh(AbstractMesh(mesh.axis_sizes, mesh.axis_names)):
         state = jax.eval_shape(tx.init, bare(params))
     return jax.tree.map(lambda x, s: x.update(sharding=s), state, state_shardings(tx, params, mesh))

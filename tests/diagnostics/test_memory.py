@@ -176,6 +176,7 @@ def test_a_mesh_can_be_said_or_set() -> None:
     assert "each of 8 devices: parameters 32 B, state 68 B" in str(gx.describe(gx.adam(1e-3), params, mesh))
     with jax.set_mesh(mesh):
         assert gx.memory(gx.adam(1e-3), params).devices == 8
+        assert gx.memory(gx.adam(1e-3), params, BIG).devices == 512
     both = {
         "a": _params(mesh)["w"],
         "b": jax.ShapeDtypeStruct((8,), "float32", sharding=jax.NamedSharding(BIG, P())),
