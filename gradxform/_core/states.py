@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from . import compat
 from .errors import describe_array, leaf, say
 from .roles import roles_of
 from .tree import View, is_absent, is_box, is_inexact, listed, spread, view
@@ -106,7 +107,8 @@ def beside(who: str, fn: Any, params: Any, second: Any, name: str) -> Any:
         if jnp.shape(m) != p.shape:
             fact = f"{who}: {leaf(path)} is {describe_array(p)}, its {name} in the state {describe_array(m)}"
             raise ValueError(say(fact, "pass the parameters that belong to this state"))
-        made.append(boxed(fn(p, m), box))
+        # What is kept in the host's memory comes to where the parameters are.
+        made.append(boxed(fn(p, compat.moved(m, host=False)), box))
     return treedef.unflatten(made)
 
 

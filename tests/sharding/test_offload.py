@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 
 import gradxform as gx
@@ -195,3 +196,44 @@ def test_what_decides_in_a_branch_is_refused_around_it(name):
     ):
         WRAPPERS[name](inside)
     WRAPPERS[name](gx.adam(0.1))
+
+
+def test_a_checkpoint_goes_with_and_without(tmp_path):
+    """Orbax restores a state of arrays on the device into the host's memory, and back, cut as it was."""
+    params = _params("Auto")
+    plain = gx.adam(0.1)
+    tx = gx.sharding.offload(plain, "*/mu/*")
+    state = gx.sharding.init_sharded(tx, params)
+    state = jax.tree.map(lambda x: jax.device_put(jnp.full_like(x, 3), x.sharding), state)
+    with orbax.checkpoint.StandardCheckpointer() as keeper:
+        for i, other in enumerate([plain, tx]):
+            keeper.save(tmp_path / str(i), state)
+            keeper.wait_until_finished()
+            shapes = jax.eval_shape(other.init, params)
+            wanted = gx.sharding.state_shardings(other, params)
+            like = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, wanted
+            )
+            state = keeper.restore(tmp_path / str(i), like)
+            assert jax.tree.map(lambda x: x.sharding, state) == wanted
+            assert all(float(jnp.min(x)) == 3.0 for x in jax.tree.leaves(jax.device_get(state)))
+    assert _kinds(state) == ["device", "pinned_host", "pinned_host", "device", "device"]
+
+
+def test_an_average_on_the_host_is_brought_to_the_parameters():
+    params = _params()
+    tx = gx.sharding.offload(gx.average_params(gx.sgd(0.1)), "average/average/*")
+    state = tx.init(params)
+    assert _kinds(state).count("pinned_host") == 2
+    best = gx.eval_params(state, params)
+    assert _kinds(best) == ["device"] * 2
+    np.testing.assert_array_equal(np.asarray(best["w"]), np.asarray(params["w"]))
+
+
+def test_numbers_on_the_host_are_read_and_set():
+    tx = gx.sharding.offload(gx.tunable(gx.adam(0.1), "learning_rate"), "*")
+    state = tx.init(_params())
+    assert float(gx.get_hyperparams(tx, state)["learning_rate"]) == pytest.approx(0.1)
+    state = gx.set_hyperparams(state, learning_rate=0.2)
+    assert float(gx.get_hyperparams(tx, state)["learning_rate"]) == pytest.approx(0.2)
+    assert set(_kinds(state)) == {"pinned_host"}
