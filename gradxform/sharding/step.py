@@ -33,6 +33,8 @@ class _Held:
             (jnp.shape(x), jnp.result_type(x)) if not is_absent(x) else None for x in self.rows.places
         ]
         self.rows = self.rows._replace(places=[])  # the arrays will be donated
+        self.treedef = jax.tree.structure(tree)
+        self.known = jax.tree.leaves(self.shardings)
 
     @property
     def shardings(self) -> Any:
@@ -41,6 +43,11 @@ class _Held:
 
     def placed(self, tree: Any) -> Any:
         """An argument of the step: what lies nowhere yet is put where it belongs, what lies elsewhere is refused."""
+        leaves, treedef = jax.tree.flatten(tree)
+        if treedef == self.treedef and all(
+            getattr(x, "sharding", None) is known for x, known in zip(leaves, self.known, strict=True)
+        ):  # what the step has returned
+            return tree
         rows = self._same(tree, "was given")
         return rows.treedef.unflatten(
             [

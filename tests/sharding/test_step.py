@@ -206,3 +206,24 @@ def test_the_memory_is_held():
         step(params, near, params)
     with pytest.raises(RuntimeError, match=r"new state lies in memory 'device', wanted 'pinned_host'"):
         room._Held("state", far, mesh, None).arrived(near)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_absent_leaves_and_empty_trees_go_round(kind):
+    """`None` for what is not trained, a group without state, leaves without axes and without numbers."""
+    mesh = _mesh(kind)
+    leaves = {"w": _on(mesh, jnp.ones((8, 4)), CUT), "frozen": _on(mesh, jnp.ones(3)), "none": None}
+    params = {**leaves, "scalar": _on(mesh, jnp.ones([])), "empty": _on(mesh, jnp.ones((0, 2)))}
+    tx = gx.param_groups({"frozen": None, "*": gx.chain(gx.clip_by_global_norm(1.0), gx.adam(0.1))})
+    state = tx.init(params)
+    traces: list[int] = []
+    step = gx.sharding.make_step(_counted(tx, traces), params, state)
+    for _ in range(3):
+        params, state, _ = step(params, state, jnp.float32(1))
+    assert traces == [1]
+    assert params["none"] is None
+    assert params["frozen"].tolist() == [1.0] * 3
+    assert float(params["scalar"]) < 0.8
+    assert params["w"].sharding == leaves["w"].sharding
+    nothing = gx.sharding.make_step(lambda p, s: (p, s, jnp.ones(2)), {}, ())
+    assert nothing({}, ())[2].tolist() == [1.0, 1.0]
