@@ -244,7 +244,8 @@ class Lowering:
         reach: str,
     ) -> int:
         around = (route.selectors, route.executor, route.stacked, route.mask_extra)
-        self.links.append(Link(address, rule, whole, *around, needs, reach, route.offloaded, route.shards))
+        known = {"offloaded": route.offloaded, "shards": route.shards}
+        self.links.append(Link(address, rule, whole, *around, needs, reach, **known))
         return len(self.links) - 1
 
     def rule(self, rule: Rule, route: Route) -> Route:
