@@ -5,8 +5,9 @@ them are not exported; this is the one place that looks for them.
 """
 
 import collections
+import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import optax
@@ -67,13 +68,45 @@ def reach_of(tx: Any) -> str:
     """
     plan = getattr(tx, "plan", None)
     if plan is None:
-        return _DECLARED.get(_maker(tx.update), "tree")
+        return _widest(tx.update, "tree")
     return max(map(link_reach, plan.flat), key=_REACHES.index, default="element")
 
 
 def link_reach(link: Any, unknown: str = "tree") -> str:
     """How far a link sees; `unknown` is said of what is somebody else's and not declared."""
-    return _DECLARED.get(_maker(link.whole.update_fn), unknown) if link.foreign else link.reach
+    return _widest(link.whole.update_fn, unknown) if link.foreign else link.reach
+
+
+def _widest(update: Any, unknown: str) -> str:
+    """How far somebody's function sees: what is declared of its factory, else the widest of what it is made of."""
+    declared = _DECLARED.get(_maker(update))
+    parts = () if declared is not None else _parts(update)
+    if not parts:
+        return declared or unknown
+    found = [_widest(part, unknown) for part in parts]
+    return next((reach for reach in (unknown, *reversed(_REACHES)) if reach in found), unknown)
+
+
+#: Optax's factories that run the transforms in their closure, each on some leaves or on what another one has made.
+_OF_OTHERS = ("chain", "named_chain", "masked", "partition", "multi_transform")
+
+
+def _parts(update: Any) -> tuple[Any, ...]:
+    """The functions in the closure of one of `_OF_OTHERS`."""
+    update = _unwrapped(update)
+    maker = _maker(update)
+    if not maker.startswith("optax.") or maker.rsplit(":", 1)[-1] not in _OF_OTHERS:
+        return ()
+    for cell in getattr(update, "__closure__", None) or ():
+        held = cell.cell_contents
+        held = held.values() if isinstance(held, dict) else (held,) if hasattr(held, "update") else held
+        if isinstance(held, str) or not isinstance(held, Iterable):
+            continue
+        items = [item[-1] if type(item) is tuple else item for item in held]
+        found = tuple(getattr(item, "update", item) for item in items)
+        if found and all(callable(part) and hasattr(part, "__qualname__") for part in found):
+            return found
+    return ()
 
 
 def bounds(link: Any) -> bool:
@@ -108,6 +141,33 @@ declare(optax.clip, reach="element", bounds=True)
 declare(optax.clip_by_block_rms, reach="leaf", bounds=True)
 declare(optax.clip_by_global_norm, reach="tree", bounds=True)
 declare(optax.adaptive_grad_clip, reach="leaf", bounds=True)
+
+#: What each of Optax's factories sees of a tree; recipes are chains of these. What is in neither list sees all of it.
+_OF_ELEMENTS = """
+    add_decayed_weights apply_every ema identity keep_params_nonnegative scale scale_by_adadelta scale_by_adam
+    scale_by_adamax scale_by_adan scale_by_amsgrad scale_by_belief scale_by_lion scale_by_optimistic_gradient
+    scale_by_radam scale_by_rms scale_by_rprop scale_by_rss scale_by_schedule scale_by_sign scale_by_stddev
+    scale_by_yogi set_to_zero trace contrib.scale_by_acprop contrib.scale_by_ademamix contrib.scale_by_adopt
+    contrib.scale_by_simplified_ademamix
+"""
+_OF_LEAVES = """
+    centralize scale_by_distance_over_gradients scale_by_factored_rms scale_by_novograd scale_by_param_block_norm
+    scale_by_param_block_rms scale_by_sm3 scale_by_trust_ratio stateless_with_tree_map zero_nans contrib.scale_by_muon
+    contrib._muon.scale_by_shape
+"""
+
+
+def _declare_all(names: str, reach: str) -> None:
+    for name in names.split():
+        try:
+            found = functools.reduce(getattr, name.split("."), optax)
+        except AttributeError:  # of another version of Optax
+            continue
+        declare(found, reach=reach)
+
+
+_declare_all(_OF_ELEMENTS, "element")
+_declare_all(_OF_LEAVES, "leaf")
 
 
 def makers(tx: Any) -> tuple[str, ...]:
