@@ -131,10 +131,17 @@ class Inner:
         return Plan(tuple(lowering.links), tuple(lowering.segments))
 
     def __call__(
-        self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any], body: Body | None = None
+        self,
+        updates: Any,
+        state: Any,
+        params: Any,
+        extra: Mapping[str, Any],
+        body: Body | None = None,
+        plan: Plan | None = None,
     ) -> tuple[Any, Any]:
-        """One step of the transform inside, or of `body` in its place."""
-        plan = self.plan if body is None else self.of(body)
+        """One step of the transform inside, or of `body` in its place; `plan`, if it is lowered in another way."""
+        if plan is None:
+            plan = self.plan if body is None else self.of(body)
         observe.also(plan, self.plan)
         return run(body or self.body, updates, state, params, extra, self.address, plan)
 
@@ -160,6 +167,22 @@ class Inner:
             return u if fits else cast(u, x.dtype)
 
         return jax.tree.map(one, updates, like if params is None else params, is_leaf=is_absent)
+
+
+class ThroughBody(NestedBody):
+    """A wrapper without a state of its own: its state is that of the transform inside, and so are saved states."""
+
+    def __init__(self, inner: GradientTransformation) -> None:
+        super().__init__(inner, tuple)
+
+    def lower(self, lowering: Lowering, route: Route) -> Route:
+        inner = Inner(self.inner.body, route)
+        whole = _Through(self, partial(self.step, inner), {"": inner})
+        return lowering.whole(whole, route, self._asked(whole), self.call, self.reach)
+
+    def split(self, state: Any, address: str) -> list[Any]:
+        del address
+        return [state]
 
 
 class EitherBody(NestedBody):
@@ -238,6 +261,15 @@ class _Wrapper:
 
     def parts(self, state: Any) -> list[Any]:
         return [part for _, parts in self.alternatives(state) for part in parts]
+
+
+class _Through(_Wrapper):
+    """A wrapper whose state is that of the transform inside."""
+
+    fields = ()
+
+    def alternatives(self, state: Any) -> list[tuple[Plan, list[Any]]]:
+        return [(inner.plan, inner.body.split(state, inner.address)) for inner in self.inners.values()]
 
 
 def choose(flag: Any, yes: Any, no: Any) -> Any:

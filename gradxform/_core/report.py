@@ -151,7 +151,8 @@ def _row(link: Link, state: Any, leaves: list[tuple[str, int]]) -> LinkRow:
         scalars = [(name, _scalar_text(value)) for name, value in values.items()]
         call = rule.call
     elif link.whole is not None and link.inside is not None:
-        own = {name: role for name, role in roles_of(type(state)).items() if name not in link.whole.fields}
+        known = roles_of(type(state)) if link.whole.fields else {}  # no fields: its state is that of what is inside
+        own = {name: role for name, role in known.items() if name not in link.whole.fields}
         slots = [_slot(name, role, getattr(state, name)) for name, role in own.items()]
     else:
         slots = [_slot("state", OTHER, state)] if jax.tree.leaves(state) else []

@@ -100,14 +100,15 @@ def makers_of(plan: Plan, parts: Sequence[Any]) -> dict[int, Maker]:
     """The maker of every state, by `id`; those inside of our wrappers and of Optax's chain included."""
     found: dict[int, Maker] = {}
     for link, part in zip(plan.links, parts, strict=True):
-        if link.whole is not None and link.inside is not None:
-            for inner, states in link.whole.alternatives(part):
-                found.update(makers_of(inner, states))
         if link.foreign:
             for name, own in pieces(getattr(link.whole, "update_fn", None), part):
                 found[id(own)] = _maker("", _twin(name))
         else:
             found[id(part)] = _maker(link.address, link.rule, bool(link.whole and link.whole.asks))
+        if link.whole is not None and link.inside is not None:
+            # Behind the wrapper, whose state may be the very state of what is inside.
+            for inner, states in link.whole.alternatives(part):
+                found.update(makers_of(inner, states))
     return found
 
 
