@@ -58,6 +58,17 @@ class Leaf:
             for n, names in zip(self.here, self.dims, strict=True)
         )
 
+    def offsets(self) -> Any:
+        """What to add to the row-major number of each element here to have that in the whole leaf, modulo 2^32."""
+        total: Any = jnp.zeros((), jnp.uint32)
+        whole = _strides(self.shape)
+        for d, (start, far, near) in enumerate(zip(self.starts, whole, _strides(self.here), strict=True)):
+            total = total + jnp.asarray(start).astype(jnp.uint32) * np.uint32(far % 2**32)
+            if far != near:
+                along = jax.lax.broadcasted_iota(jnp.uint32, self.here, d)
+                total = total + along * np.uint32((far - near) % 2**32)
+        return total
+
     def without(self, axis: Any) -> "Leaf":
         """The leaf of what a sum over some axes leaves, without these: for sums over that."""
         gone = _axes(axis, len(self.here))
@@ -109,6 +120,11 @@ class Leaf:
             fact = f"{place(self.path)}: a sum over {describe_array(x)}, and the shard is {list(self.here)}"
             raise ValueError(say(fact, "of what has fewer dimensions sum with leaf.without(axis).sum(x)"))
         return union(tuple(self.dims[i] for i in asked))
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """How far apart neighbours along each dimension are, in numbers."""
+    return tuple(int(np.prod(shape[d + 1 :], dtype=np.int64)) for d in range(len(shape)))
 
 
 def _axes(axis: Any, rank: int) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import jax
 
+from .leaf import Leaf
 from .numerics import cast
 from .rule import Rule
 from .tree import is_absent
@@ -31,8 +32,14 @@ class Executor:
         """The stored forms as arrays in the compute dtypes."""
         return {name: cast(x, dtypes[name]) for name, x in stored.items()}
 
-    def encode(self, new: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
-        """The stored forms of those slots that are new; `stored` are the old ones, all of them."""
+    def encode(
+        self, new: Mapping[str, Any], stored: Mapping[str, Any], part: Leaf | None = None
+    ) -> dict[str, Any]:
+        """The stored forms of those slots that are new; `stored` are the old ones, all of them.
+
+        `part` is what is known of a leaf that is a shard inside `shard_map`, its stack axes included.
+        """
+        del part
         return {name: kept(x, stored[name]) for name, x in new.items()}
 
     def enclosed(

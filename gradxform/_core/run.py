@@ -203,6 +203,12 @@ class _Step:
         why = STACKED if depth and not cut.known else ""
         return Leaf(path, u.shape[depth:], self.out[row], *cut.below(depth), why), depth
 
+    def _part(self, number: int, row: int) -> Leaf | None:
+        """Which part of a leaf is here, if that has been said."""
+        link, u, path = self.plan.links[number], self.us[row], self.rows.paths[row]
+        cut = cut_if_said(path, u, link.axis_names, link.address)
+        return None if cut is None else Leaf(path, u.shape, self.out[row], *cut)
+
     def _reduce(self, number: int, stage: Stage, running: Running) -> Any:
         partials: list[Any] = []
         axes: list[tuple[str, ...]] = []
@@ -253,6 +259,7 @@ class _Step:
         link, dtype = self.plan.links[number], self.dtypes[row]
         leaf, depth = self._info(number, row)
         u, _, p = self._together(number, row, u, SimpleNamespace(), p)
+        part = self._part(number, row)
 
         def work(u: Any, stored: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
             _, s, _ = self._together(number, row, u, self._slots(number, row, stored), p)
@@ -273,7 +280,7 @@ class _Step:
             if self.explicit:
                 forms = self._forms(number, row)
                 new = {name: automatic.laid(x, forms[name]) for name, x in new.items()}
-            return u, link.executor.encode(new, stored) if new else {}
+            return u, link.executor.encode(new, stored, part) if new else {}
 
         stored = self._stored(running, row)
         if self.watches:  # what they see cannot leave an enclosure

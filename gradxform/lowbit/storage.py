@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import compat
+from .._core.leaf import Leaf
 from .._core.nested import run_if
 from .._core.numerics import cast
 from .._core.packed import keep_by
@@ -38,7 +39,9 @@ class Storage(Executor):
                 wide[name] = wide[name] * _root(wide[x.form.relative])
         return {name: cast(wide[name], dtypes[name]) for name in stored}
 
-    def encode(self, new: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    def encode(
+        self, new: Mapping[str, Any], stored: Mapping[str, Any], part: Leaf | None = None
+    ) -> dict[str, Any]:
         """The new slots of one leaf, and again those that are divided by the root of a new one."""
         made: dict[str, Any] = {}
         for name, x in stored.items():
@@ -55,7 +58,7 @@ class Storage(Executor):
             if old.form.relative:
                 beside = made.get(old.form.relative, stored[old.form.relative])
                 x = divided(x, decode(beside) if isinstance(beside, Quantized) else beside)
-            made[name] = again(x, old)
+            made[name] = again(x, old, part)
         return made
 
     def enclosed(

@@ -24,6 +24,7 @@ import numpy as np
 
 from .._core import automatic, compat
 from .._core.errors import say
+from .._core.leaf import Leaf
 from .._core.nested import run_if
 from .._core.numerics import random_bits, stochastic_round
 from .codecs import RootCodec, SignedCodec, fold, from_blocks, to_blocks
@@ -166,13 +167,13 @@ def _laid(made: Quantized, x: Any) -> Quantized:
     return made
 
 
-def again(x: Any, old: Quantized) -> Quantized:
-    """New values in the place of the old ones."""
+def again(x: Any, old: Quantized, part: Leaf | None = None) -> Quantized:
+    """New values in the place of the old ones; `part` is which shard of an array they are, if that is known."""
     _check_part(old)
     form, step, x = old.form, jnp.asarray(old.step), jnp.asarray(x)
 
     def made() -> tuple[Any, Any]:
-        made = _encoded(form.codec, x, None if form.nearest else _thresholds(form, step, x))
+        made = _encoded(form.codec, x, None if form.nearest else _thresholds(form, step, x, part))
         return automatic.laid_like(made, (old.codes, old.scales))
 
     codes, scales = run_if(step >= 0, made, lambda: (old.codes, old.scales)) if _enclosed(x) else made()
@@ -247,14 +248,15 @@ def _encoded(codec: Codec, x: Any, threshold: Any) -> tuple[Any, Any]:
     return (_packed(codes) if codec.bits == 4 else codes), scales
 
 
-def _thresholds(form: Form, step: Any, like: Any) -> Any:
+def _thresholds(form: Form, step: Any, like: Any, part: Leaf | None) -> Any:
     salt: Any = np.uint32(form.salt)
-    for name in sorted(
-        compat.varying_axes(like)
-    ):  # inside shard_map an element's number is that in its shard
+    known = part is not None and part.here == like.shape
+    # Inside shard_map an element's number is that in its shard, unless it is known where the shard stands.
+    for name in () if known else sorted(compat.varying_axes(like)):
         salt = salt + jnp.uint32(0x85EBCA6B) * (jax.lax.axis_index(name).astype(jnp.uint32) + np.uint32(1))
     turn = _TURN_BESIDE if form.relative else _TURN
-    bits = random_bits(salt, 0, 0, like.shape) + step.astype(jnp.uint32) * turn
+    offset = part.offsets() if part is not None and known else 0
+    bits = random_bits(salt, 0, 0, like.shape, offset) + step.astype(jnp.uint32) * turn
     return (bits >> np.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
 
 

@@ -303,7 +303,7 @@ def test_the_executor_hook_sees_every_slot_and_the_rule_does_not_see_it():
             got = super().decode(stored, dtypes)
             return {**got, "mu": got["mu"] * 2.0}
 
-        def encode(self, new, stored):
+        def encode(self, new, stored, part=None):
             assert set(new) == set(stored)
             return super().encode({**new, "mu": new["mu"] * 0.5}, stored)
 

@@ -476,3 +476,33 @@ def test_parameters_that_are_cut_over_the_devices_of_pmap():
     wanted, _ = gx.lamb(0.1).update(one, gx.lamb(0.1).init(one), one)
     np.testing.assert_allclose(got["cut"].reshape(16), wanted["cut"], rtol=2e-6)
     np.testing.assert_allclose(got["whole"][5], wanted["whole"], rtol=2e-6)
+
+
+# ------------------------------------------------------------------------------------------------ few bits
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_codes_of_shards_are_those_of_one_device(check_vma):
+    """Thresholds are counted in the whole array, wherever a shard stands; blocks of 64 are not cut."""
+    tx = gx.lowbit.quantized(gx.adam(0.1), min_size=1)
+    specs = {"w": P("data", "model"), "v": P(None, "model"), "s": P("data", None, "model")}
+    shapes = {"w": (8, 256), "v": (3, 128), "s": (4, 2, 128)}
+    rng = np.random.default_rng(5)
+    params = {n: jnp.asarray(rng.normal(size=shape), jnp.float32) for n, shape in shapes.items()}
+    over = gx.sharding.reduce_over(gx.per_layer(tx, "s"), specs)
+
+    def steps(tx, p):
+        state = tx.init(p)
+        for _ in range(2):
+            _, state = tx.update(jax.tree.map(lambda x: x * x - x, p), state, p)
+        return gx.lowbit.dequantized(state)[0].nu, state[0].nu["w"].codes
+
+    cut = jax.shard_map(
+        lambda p: steps(over, p),
+        mesh=_mesh(),
+        in_specs=(specs,),
+        out_specs=(specs, specs["w"]),
+        check_vma=check_vma,
+    )
+    got, wanted = jax.jit(lambda p: (cut(p), steps(tx, p)))(params)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
