@@ -61,7 +61,7 @@ def on_shards(s: Subject) -> None:
     many = [SPECS] * len(grads)
     cut = jax.shard_map(lambda p, g: steps(over, p, g), mesh=mesh, in_specs=(SPECS, many), out_specs=many)
     both = jax.jit(lambda p, g: (cut(p, g), steps(s.tx, p, g)))
-    on_shards, whole = s.attempt(lambda: both(params, grads), **trees)
+    on_shards, whole = s.attempt(lambda: both(params, grads), params=params, grads=grads[0])
     fact = difference(on_shards, whole, "on shards the update", CLOSE)
     if fact:
         raise Broken(fact, trees)
