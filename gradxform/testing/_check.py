@@ -1,5 +1,6 @@
 """`check_transform`: the laws, one after the other, on anybody's transform."""
 
+import contextlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,7 @@ def check_transform(
     reach: str | None = None,
     extra: Callable[[Any, Any], Mapping[str, Any]] | None = None,
     raises: bool = True,
+    mesh: Any = None,
 ) -> Report:
     """Tries to break every law with one transform: ours, Optax's or a pair of functions written by hand.
 
@@ -44,6 +46,8 @@ def check_transform(
         extra: `extra(params, grads)` gives the keyword arguments of a step. Without it, `value`, `grad` and
             `value_fn` are those of `quadratic(params, grads)`.
         raises: whether a broken law raises. With False the report is returned, and is false.
+        mesh: a mesh on which the trees of all laws lie, each array cut over every axis of it that divides one of its
+            own; None means that they lie on one device.
 
     Returns:
         A `Report`: printed, it is a table, with code to paste for each broken law.
@@ -74,9 +78,10 @@ def check_transform(
     seed = secrets.randbelow(2**31) if seed is None else seed
     text = label(tx)
     print(f"check_transform({text}, seed={seed})")
-    subject = Subject(tx, params, seed=seed, examples=examples, reach=reach, extra=extra)
-    stops = _first_step(subject)
-    report = Report(text, seed, tuple(_try(law, subject, stops) for law in chosen))
+    subject = Subject(tx, params, seed=seed, examples=examples, reach=reach, extra=extra, mesh=mesh)
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        stops = _first_step(subject)
+        report = Report(text, seed, tuple(_try(law, subject, stops) for law in chosen))
     if raises:
         report.raise_if_broken()
     return report

@@ -14,7 +14,7 @@ import optax
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from .._core.compat import is_key
+from .._core.compat import Tracer, is_key
 from .._core.foreign import reach_of
 from .._core.tree import is_absent, is_inexact, path_text
 from ._example import code, quadratic
@@ -134,14 +134,16 @@ class Subject:
         examples: int = 10,
         reach: str | None = None,
         extra: Callable[[Any, Any], Mapping[str, Any]] | None = None,
+        mesh: Any = None,
     ) -> None:
+        self.mesh = mesh
         self.tx, self.given, self.seed, self.examples = tx, params, seed, examples
         self.reach, self.claimed = reach or reach_of(tx), reach is not None
         self.supply, self.asked = extra, ()
         self.extended = isinstance(tx, optax.GradientTransformationExtraArgs)
         self.law = ""
         self.traces = 0
-        self.step = jax.jit(self._counted)
+        self._compiled = jax.jit(self._counted)
 
     def first_step(self) -> None:
         """One abstract step, which finds out whether keyword arguments are wanted; raises what the step raises."""
@@ -156,7 +158,28 @@ class Subject:
     # ---------------------------------------------------------------------------------------- the transform
 
     def init(self, params: Any) -> Any:
-        return self.tx.init(params)
+        return self.tx.init(self.laid(params))
+
+    def step(self, grads: Any, state: Any, params: Any) -> Any:
+        """One compiled step."""
+        return self._compiled(self.laid(grads), state, self.laid(params))
+
+    def laid(self, tree: Any) -> Any:
+        """A tree on the caller's mesh, each array cut over every axis of it that divides one of its own."""
+        if self.mesh is None:
+            return tree
+
+        def one(x: Any) -> Any:
+            if isinstance(x, Tracer) or not isinstance(x, jax.Array) or not self._free(x.sharding):
+                return x
+            entries: list[Any] = [None] * x.ndim
+            for name, size in self.mesh.shape.items():
+                fits = [i for i, n in enumerate(x.shape) if entries[i] is None and n and n % size == 0]
+                if fits:
+                    entries[fits[0]] = name
+            return jax.device_put(x, jax.NamedSharding(self.mesh, jax.P(*entries)))
+
+        return jax.tree.map(one, tree)
 
     def extra(self, grads: Any, params: Any) -> dict[str, Any]:
         """The keyword arguments of one step."""
@@ -167,6 +190,11 @@ class Subject:
         loss = quadratic(params, grads)
         known = {"value": loss(params), "grad": grads, "value_fn": loss, "obj_fn": loss}
         return {name: known[name] if name in known else jax.random.key(0) for name in self.asked}
+
+    def _free(self, sharding: Any) -> bool:
+        """Whether no law has put an array with this sharding somewhere."""
+        named = isinstance(sharding, jax.NamedSharding)
+        return not named or (sharding.mesh == self.mesh and sharding.is_fully_replicated)
 
     def update(self, grads: Any, state: Any, params: Any, **more: Any) -> Any:
         """One step, with what it asks for."""

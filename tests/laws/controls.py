@@ -15,6 +15,7 @@ import optax
 
 import gradxform as gx
 from gradxform import build
+from gradxform._core import compat
 from gradxform._core.compat import Tracer
 
 GOOD = gx.trace(0.9)
@@ -417,6 +418,11 @@ def by_what_is_here():
     return build.leafwise(step, sharded=True)
 
 
+def as_the_gradient(u: Any, g: Any, p: Any) -> Any:
+    there = compat.explicit_sharding(g)
+    return u if there is None else jax.reshard(u, there)
+
+
 def _also(*names: str) -> frozenset[str]:
     return frozenset(names)
 
@@ -467,4 +473,5 @@ CONTROLS: dict[str, Control] = {
     "sharded_jit_init": Control(_pair(forgets_where), _also("sharded_init", "sharded_update")),
     "sharded_update": Control(_bent(gathers)),
     "on_shards": Control(by_what_is_here()),
+    "sharded_mixed": Control(_bent(as_the_gradient)),
 }
