@@ -69,7 +69,11 @@ def test_ten_steps_on_automatic_axes_are_those_of_one_device(name):
     _check(name, "8", "Auto")
 
 
+#: Of Optax's, those whose programs are not legal on explicit axes.
+ILLEGAL = ["lbfgs", "adaptive_grad_clip", "contrib.prodigy", "contrib.galore", "contrib.momo"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in OURS if name not in QUICK])
+@pytest.mark.parametrize("name", [*(n for n in OURS if n not in QUICK), *(f"optax.{n}" for n in ILLEGAL)])
 def test_ten_steps_of_all_others(name):
     _check(name, "4x2", "Explicit")

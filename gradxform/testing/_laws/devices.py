@@ -112,7 +112,7 @@ def sharded_mixed(s: Subject) -> None:
         params, grads = _laid(ps, mesh, CUTS), _laid(gs, mesh, OTHERS)
         state = jax.tree.map(lambda x: _by_rows(x, mesh), s.init(params))
         trees = {"params": params, "grads": grads}
-        updates, new = s.attempt(lambda: s.step(grads, state, params), **trees)
+        updates, new = s.attempt(lambda: s.step(grads, state, params), None, **trees)
         for what, got, like in (("the update", updates, params), ("the new state", new, state)):
             if text := form_difference(got, like, what):
                 raise Broken(text, trees)
