@@ -13,9 +13,10 @@ from .._core.tree import paths_of
 def specs_of(axes: tuple[str, ...], laid: Any, trained: Any) -> list[Any]:
     """How each gradient is cut over the axes that are named; other axes are left out."""
     leaves, treedef = jax.tree.flatten(trained)
-    types = [getattr(compat.explicit_sharding(p), "spec", None) for p in leaves]
+    types = [compat.explicit_sharding(p) for p in leaves]
     if laid is None:
-        return [jax.P() if _beyond(axes, spec) else _over(axes, spec) for spec in types]
+        can = [lies is not None and compat.can_scatter(lies, axes) for lies in types]
+        return [_over(axes, lies.spec) if yes else jax.P() for yes, lies in zip(can, types, strict=True)]
     found: list[Any] = []
     try:
         jax.tree.map(
@@ -53,21 +54,40 @@ def _over(axes: tuple[str, ...], spec: Any) -> Any:
     return jax.P(*(tuple(n for n in _names(entry) if n in axes) or None for entry in spec or ()))
 
 
+def without(axes: tuple[str, ...], x: Any) -> Any:
+    """An array, whole along these axes where they are explicit."""
+    lies = compat.explicit_sharding(x)
+    if lies is None or _over(axes, lies.spec) == jax.P(*[None] * len(lies.spec)):
+        return x
+    return jax.reshard(x, _rest(axes, lies.spec))
+
+
+def by_rows(axes: tuple[str, ...], x: Any) -> Any:
+    """An array, cut by rows over these axes where they are explicit."""
+    lies = compat.explicit_sharding(x)
+    rows = jax.P(axes, *[None] * (np.ndim(x) - 1))
+    if lies is None or _over(axes, lies.spec) == rows:
+        return x
+    first, *others = _rest(axes, lies.spec)
+    return jax.reshard(x, jax.P((*axes, *_names(first)), *others))
+
+
+def _rest(axes: tuple[str, ...], spec: Any) -> Any:
+    """A spec without these axes."""
+    return jax.P(*(tuple(n for n in _names(entry) if n not in axes) or None for entry in spec))
+
+
 def _names(entry: Any) -> tuple[str, ...]:
     """The axes of the mesh in an entry of a spec."""
     return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
-def _beyond(axes: tuple[str, ...], spec: Any) -> bool:
-    """Whether a spec has other axes too."""
-    # JAX (0.10 to 0.12) cannot lower a reduce-scatter inside of `shard_map` of what is cut over other explicit axes.
-    return any(set(_names(entry)) - set(axes) for entry in spec or ())
-
-
 def _check_spec(path: str, shape: tuple[int, ...], spec: Any, axes: tuple[str, ...], lies: Any) -> None:
     """Refuses a gradient that cannot be cut into equal parts, or not by JAX."""
-    if _beyond(axes, lies) and any(map(_names, spec)):
-        fact = f"gx.accumulate_gradients(grad_shardings=...): {leaf(path)} lies on explicit axes as {lies}"
+    if lies is not None and not compat.can_scatter(lies, axes) and any(map(_names, spec)):
+        fact = (
+            f"gx.accumulate_gradients(grad_shardings=...): {leaf(path)} lies on explicit axes as {lies.spec}"
+        )
         fact += ", of which JAX can make no reduce-scatter"
         raise ValueError(say(fact, "leave it as it is by jax.P(), and jax.reshard its gradient"))
     for axis, entry in enumerate(spec):

@@ -22,7 +22,7 @@ from .._core import compat, placement
 from .._core.errors import check_flag, check_integer, kind, leaf, say, short
 from .._core.numerics import cast, compute_dtype, real_dtype
 from .._core.tree import is_absent, tree_map, view
-from .crossing import axis_size, cuts_of, specs_of, summed, varying
+from .crossing import axis_size, by_rows, cuts_of, specs_of, summed, varying, without
 
 
 def accumulate_gradients(
@@ -184,7 +184,9 @@ class _Work:
         sizes = jax.sharding.get_abstract_mesh().shape
         devices = int(np.prod([sizes[name] for name in self.axes]))
         _check_rows([args[i] for i in cut], cut, self.steps, devices)
-        batch = {i: args[i] for i in cut}
+        batch = {
+            i: jax.tree.map(lambda x: x if _rows(x) is None else by_rows(self.axes, x), args[i]) for i in cut
+        }
         trained = self._trained(args)
         rows = jax.tree.map(lambda x: whole if _rows(x) is None else shards, batch)
         laid = jax.tree.structure(trained).unflatten(specs)
@@ -195,7 +197,7 @@ class _Work:
 
         ends: Any = (((whole, shards) if self.has_aux else whole), laid)
         inside = jax.shard_map(local, in_specs=(whole, rows), out_specs=ends, axis_names=set(self.axes))
-        value, grads = inside(trained, batch)
+        value, grads = inside(jax.tree.map(lambda p: without(self.axes, p), trained), batch)
         return value, jax.tree.map(placement.laid, grads, trained)
 
     def _cut(self, number: int) -> tuple[int, ...]:

@@ -144,6 +144,16 @@ def explicit_sharding(x: Any) -> Any:
     return sharding if sharding is not None and has_explicit(sharding.mesh) else None
 
 
+def can_scatter(lies: Any, axes: tuple[str, ...]) -> bool:
+    """Whether `psum_scatter` in a `shard_map` over these axes can be lowered for an array that lies so in types."""
+    # JAX gives a scalar of its own the layout of the array, and finds that a scalar has no axes to be cut along; from
+    # 0.11 on also where the layout cuts nothing.
+    entries = [entry if isinstance(entry, tuple) else (entry,) for entry in lies.spec]
+    others = {name for names in entries for name in names if name is not None} - set(axes)
+    beside = set(lies.mesh.axis_names) - set(axes)
+    return not others and (not beside or JAX_VERSION < (0, 11))
+
+
 @contextmanager
 def on_mesh(mesh: Any) -> Generator[None]:
     """A context in which code is traced for an abstract mesh, whatever mesh has been set around."""
