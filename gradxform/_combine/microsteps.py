@@ -198,7 +198,7 @@ class _Work:
         ends: Any = (((whole, shards) if self.has_aux else whole), laid)
         inside = jax.shard_map(local, in_specs=(whole, rows), out_specs=ends, axis_names=set(self.axes))
         value, grads = inside(jax.tree.map(lambda p: without(self.axes, p), trained), batch)
-        return value, jax.tree.map(placement.laid, grads, trained)
+        return value, jax.tree.map(placement.laid, grads, trained) if self.laid is None else grads
 
     def _cut(self, number: int) -> tuple[int, ...]:
         """The positions of the arguments that are cut."""

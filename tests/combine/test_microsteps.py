@@ -356,6 +356,23 @@ def test_gradients_lie_as_their_parameters(kind: str, layout: str, x64: None, as
         assert not within
 
 
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_gradients_are_scattered_where_parameters_are_whole(kind: str) -> None:
+    """As ZeRO wants them: nothing is gathered, neither parameters nor gradients."""
+    params, x, y, mask = problem(32, np.float32)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType[kind],))
+    with jax.set_mesh(mesh):
+        rows = [jax.device_put(a, jax.NamedSharding(mesh, jax.P("data"))) for a in (x, y, mask)]
+        given = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
+        laid = {"a": jax.P(None, "data"), "b": jax.P("data")}
+        fn = gx.accumulate_gradients(masked, 2, weight=tokens, axis_names="data", grad_shardings=laid)
+        program = jax.jit(fn).lower(given, *rows).compile()
+        got = program(given, *rows)
+    close(got, jax.value_and_grad(masked)(params, x, y, mask), 1e-6)
+    assert {name: g.sharding.spec for name, g in got[1].items()} == laid
+    assert crossings(program.as_text()) == ({"reduce-scatter": 2}, set())
+
+
 def test_gradients_are_scattered_inside_of_shard_map(x64: None) -> None:
     del x64
     params, x, y, mask = problem(64)
