@@ -3,6 +3,7 @@
 JAX moves names between releases; whatever the house needs that has moved, or that has no public name, stands here.
 """
 
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -63,6 +64,21 @@ def mesh_axes() -> tuple[str, ...]:
 def axis_size(axis: str) -> int:
     """The number of devices along a mesh axis that the code being traced runs on by hand."""
     return int(jax.lax.axis_size(axis))
+
+
+def under_pmap() -> bool:
+    """Whether what is being traced is a function under `jax.pmap`, and not one inside a `shard_map`.
+
+    To the traced code the two look alike: `pmap` is a `shard_map` that tracks nothing. Which of them called is on the
+    stack.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module in ("jax._src.pmap", "jax._src.shard_map"):
+            return module.endswith("pmap")
+        frame = frame.f_back
+    return False
 
 
 def tracks_varying(axis: str) -> bool:

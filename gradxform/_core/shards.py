@@ -139,9 +139,9 @@ def _check_whole(path: str, leaf: Any, who: str) -> None:
             "axis_names=() if each device is meant to use its own number"
         )
     untracked = _untracked(sorted(compat.manual_axes()))
-    if untracked:
+    if untracked and not compat.under_pmap():  # where each device has arrays of its own, and shards are named
         raise ValueError(
-            f"{who}: with check_vma=False (and under pmap) it cannot be seen whether the leaf {path!r} is a "
+            f"{who}: with check_vma=False it cannot be seen whether the leaf {path!r} is a "
             f"shard over {untracked}; say how leaves are cut, axis_names={{'*/kernel': {tuple(untracked)}, '*': ()}}, "
             "or axis_names=() if each device holds whole arrays (gradients after a pmean) or is to use its own number"
         )

@@ -21,8 +21,7 @@ def reduce_over(tx: Any, axis_names: Any):
             from patterns on the path to axes, which also serves `check_vma=False`. Or, so that also sums over some
             dimensions are known (factored moments, norms of rows, stacks of `gx.per_layer`), `jax.P(...)`: in a mapping
             from patterns, or a tree like the parameters, such as `in_specs` has them. What a link or a wrapper inside
-            has in its own `axis_names=` goes before. `()` says that each device holds whole arrays, as under `pmap`
-            once gradients are averaged.
+            has in its own `axis_names=` goes before. `()` says that each device holds whole arrays.
 
     State: that of `tx`; inside `shard_map`, of the shards. Its specs are those of `gx.sharding.state_shardings`.
 

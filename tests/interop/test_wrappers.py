@@ -244,10 +244,9 @@ def test_pmap_with_replicated_state() -> None:
 
     def step(p: Any, state: Any, scale: Any) -> Any:
         g = jax.lax.pmean(jax.tree.map(lambda g: g * scale, grad(p)), "batch")
-        updates, state = tx.update(g, state, p)
+        updates, state = RECIPE.update(g, state, p)
         return gx.apply_updates(p, updates), state
 
-    tx = gx.sharding.reduce_over(RECIPE, ())  # each device holds whole arrays
     scales = jnp.arange(count, dtype=jnp.float32) / 3.5  # the mean is 1
     many, states = stack(p), jax.pmap(RECIPE.init)(stack(p))
     one, state = p, RECIPE.init(p)
