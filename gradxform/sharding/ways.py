@@ -52,7 +52,10 @@ class Placed:
         known = dict(zip(rows.paths, rows.places, strict=True))
 
         def back(x: Any, c: LeafSlice, path: str) -> Any:
-            its = compat.explicit_sharding(known.get(path))
+            p = known.get(path)
+            its = compat.explicit_sharding(p)
+            if p is not None and its is not None and not isinstance(p, compat.Tracer):
+                its = p.sharding
             return self.lay(x, c.whole) if its is None else self.put(x, its)
 
         return by_path(back, updates, self.cuts, with_path=True)
@@ -84,6 +87,8 @@ class Placed:
 
 def constrained(x: Any, sharding: NamedSharding) -> Any:
     """`x` laid on automatic axes."""
+    if not isinstance(x, compat.Tracer):
+        return jax.device_put(x, sharding)
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
@@ -93,7 +98,7 @@ def resharded(x: Any, sharding: NamedSharding) -> Any:
     ndim = len(x.shape)
     if mine is not None and padded(mine.spec, ndim) == padded(sharding.spec, ndim):
         return x
-    return jax.reshard(x, sharding)
+    return jax.reshard(x, sharding) if isinstance(x, compat.Tracer) else jax.device_put(x, sharding)
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,7 @@ def check_params(who: str, tree: Any, specs: Mapping[str, PartitionSpec], manual
         said = {name for entry in specs[path] for name in names_at(entry)} & manual
         more = sorted(compat.varying_axes(x) - said)
         if more:
-            fact = f"{who}: the parameter {place(path)} varies over the mesh axes {more} inside shard_map"
+            fact = f"{who}: {place(path)} of the parameters varies over the mesh axes {more} inside shard_map"
             remedy = (
                 "pass the parameters as they came in, before jax.lax.pcast, and if they are shards themselves say "
                 "over which axes, param_shardings="

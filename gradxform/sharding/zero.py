@@ -19,8 +19,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from .._core import compat, placement
 from .._core.errors import kind, say, short
 from .._core.factory import factory
-from .._core.foreign import link_reach, twins
+from .._core.foreign import link_reach, makers, twins
 from .._core.nested import Inner, ThroughBody
+from .._core.plan import Link
 from .._core.spec import Example
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_absent, listed, view
@@ -97,7 +98,8 @@ class ZeroBody(ThroughBody):
         for x in leaves.values():
             typed = compat.explicit_sharding(x)
             if typed is not None and set(self.axes) <= set(typed.mesh.axis_names):
-                return typed.mesh
+                # Outside of jit other arrays, counts, come from one device: for them it takes the mesh with devices.
+                return typed.mesh if isinstance(x, compat.Tracer) else x.sharding.mesh
         for x in jax.tree.leaves(self.given, is_leaf=lambda x: isinstance(x, NamedSharding)):
             if isinstance(x, NamedSharding):
                 return x.mesh
@@ -172,9 +174,22 @@ class ZeroBody(ThroughBody):
         """Somebody's function that looks at a whole leaf would see a slice of it."""
         for link in inner.plan.flat:
             if link.foreign and link_reach(link) != "element":
-                ours = twins(link.whole)
-                fact = f"{_WHO} inside shard_map: {link.address} sees whole leaves and would be given slices"
-                raise ValueError(say(fact, f"use {ours}" if ours else "", "or run it under jax.jit"))
+                ours = twins(_function(link))
+                fact = f"{_WHO} inside shard_map: {_named(link)} sees whole leaves and would be given slices"
+                raise ValueError(
+                    say(fact, f"use {ours}, or run it under jax.jit" if ours else "run it under jax.jit")
+                )
+
+
+def _function(link: Link) -> Any:
+    """The function of somebody's link."""
+    return getattr(link.whole, "update_fn", None)
+
+
+def _named(link: Link) -> str:
+    """The address of somebody's link, and who made it."""
+    made = " ".join(dict.fromkeys(makers(_function(link))))
+    return link.address if link.address.endswith(made) else f"{link.address} ({made})"
 
 
 def _product(numbers: Any) -> int:
@@ -214,7 +229,8 @@ def zero(tx: Any, axis: Any = "data", stage: int = 1, param_shardings: Any = Non
             in, so that the compiler may reduce each where it is needed.
         param_shardings: how the parameters lie: a tree of `NamedSharding` or `jax.P` like them, one for all, or a
             mapping from patterns to `jax.P`. On a mesh with automatic axes a trace cannot see it, and parameters
-            that are not whole on every device need it: without it, updates are gathered whole on every device.
+            that are not whole on every device need it: without it, updates are gathered whole on every device. What
+            the sum of parameters and updates then is laid as, XLA chooses there, unless `jit` is given out_shardings.
 
     A parameter is cut along the first dimension that divides by the number of devices: stacked layers
     (`gx.per_layer`) before others, dimensions that are whole before those that are cut, the last one last. What does
@@ -259,8 +275,8 @@ def zero(tx: Any, axis: Any = "data", stage: int = 1, param_shardings: Any = Non
     inner = as_transform(tx, f"{_WHO}(tx)")
     for link in inner.plan.flat:
         if link.foreign and link_reach(link) == "tree":
-            ours = twins(link.whole)
-            fact = f"{_WHO}(tx): as far as is known, {link.address} sees the whole tree, and slices are parts of it"
+            ours = twins(_function(link))
+            fact = f"{_WHO}(tx): as far as is known, {_named(link)} sees the whole tree, and slices are parts of it"
             declared = "declare its reach if it is smaller: gx.build.declare(factory, reach='element')"
             raise ValueError(say(fact, f"use {ours}" if ours else "", declared))
     return wrap(ZeroBody(inner, tuple(axes), stage, param_shardings))
