@@ -177,4 +177,6 @@ def test_what_cannot_be_right_there_is_refused():
     refused(r"zero inside shard_map: .*trust_ratio.*use gx\.lamb", gx.sharding.zero(optax.lamb(0.1)))
     both = gx.sharding.zero(gx.adam(0.1), ("a", "b"))
     refused("does not run by hand over 'b'", both, axes=("a",), names=("a", "b"), shape=(4, 2))
-    refused("leaf 'w' of the parameters varies.*before jax.lax.pcast", gx.sharding.zero(gx.adam(0.1)), vary=True)
+    refused(
+        "leaf 'w' of the parameters varies.*before jax.lax.pcast", gx.sharding.zero(gx.adam(0.1)), vary=True
+    )
