@@ -360,9 +360,7 @@ class _Step:
 
 
 def _workable(u: Any, rule: Rule) -> bool:
-    if is_absent(u) or is_float0(u):
-        return False
-    return rule.any_dtype or is_inexact(u)
+    return not is_absent(u) and not is_float0(u) and (rule.any_dtype or is_inexact(u))
 
 
 def _out_dtype(u: Any, p: Any) -> Any:
