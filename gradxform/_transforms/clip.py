@@ -86,7 +86,8 @@ def clip_by_global_norm(max_norm: Any, *, axis_names: Any = None):
         max_norm: at least 0; a number or a schedule. 1.0 is usual for transformers.
         axis_names: for use inside `shard_map`: the mesh axes over which gradients are *shards*. Each leaf's part is
             summed over those of the axes on which it varies. A mapping from path patterns to axes says it by hand, for
-            `check_vma=False`. Under `jit` arrays are whole and nothing is needed.
+            `check_vma=False` and `pmap`; `()` says that each device has whole arrays, or shall use its own number.
+            Under `jit` arrays are whole and nothing is needed.
 
     Reach: tree (one sum), no state unless `max_norm` is a schedule.
 
@@ -168,7 +169,8 @@ def adaptive_grad_clip(clipping: Any, eps: Any = 1e-3, axis: Any = None, *, axis
         eps: a floor for the weight norm, so that zero weights can move.
         axis: the axes that make up one unit. None: everything for vectors, axis 0 for matrices and 3-d arrays, all but
             the last for 4-d and 5-d convolution kernels.
-        axis_names: inside `shard_map`, the mesh axes over which arrays are shards; only one-unit arrays can be.
+        axis_names: inside `shard_map`, the mesh axes over which arrays are shards; where a unit is part
+            of an array, by `jax.P(...)` as in `gx.sharding.reduce_over`.
 
     Reach: leaf, no state. Needs `params`.
 
