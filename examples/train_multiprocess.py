@@ -68,10 +68,10 @@ def batch(step, sharding):
 
 def train(mesh, steps, every=0, manager=None, kill_at=None, say=print):
     """The loss of the last step, and everything that the run has made."""
-    tx = optimizer(steps)
     everywhere, rows = jax.NamedSharding(mesh, jax.P()), jax.NamedSharding(mesh, jax.P("data"))
     params = jax.jit(init, out_shardings=everywhere)(jax.random.key(0))
-    state = jax.jit(tx.init, out_shardings=cut(tx, params, mesh))(params)
+    tx = gx.sharding.zero(optimizer(steps), "data", param_shardings=everywhere)
+    state = gx.sharding.init_sharded(tx, params)
 
     def train_step(params, state, x, y):
         loss, grads = jax.value_and_grad(loss_of)(params, x, y)
@@ -97,17 +97,6 @@ def train(mesh, steps, every=0, manager=None, kill_at=None, say=print):
             manager.save(done, args=ocp.args.StandardSave((params, state)))
             say(f"step {done}: loss {float(loss):.6f}")
     return loss, params, state
-
-
-def cut(tx, params, mesh):
-    """ZeRO by hand: what has a first axis that can be cut lies in slices, the rest on every device."""
-    shapes = jax.eval_shape(tx.init, params)
-
-    def one(x):
-        whole = x.ndim == 0 or x.shape[0] % mesh.size != 0
-        return jax.NamedSharding(mesh, jax.P() if whole else jax.P("data"))
-
-    return jax.tree.map(one, shapes)
 
 
 # --- one of the processes --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import collections
 import functools
 import importlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import optax
 
@@ -160,7 +160,7 @@ _OF_LEAVES = """
 def _declare_all(names: str, reach: str) -> None:
     for name in names.split():
         try:
-            found = functools.reduce(getattr, name.split("."), optax)
+            found: Any = functools.reduce(getattr, name.split("."), cast("Any", optax))
         except AttributeError:  # of another version of Optax
             continue
         declare(found, reach=reach)

@@ -266,7 +266,9 @@ class _Wrapper:
 class _Through(_Wrapper):
     """A wrapper whose state is that of the transform inside."""
 
-    fields = ()
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ()
 
     def alternatives(self, state: Any) -> list[tuple[Plan, list[Any]]]:
         return [(inner.plan, inner.body.split(state, inner.address)) for inner in self.inners.values()]

@@ -151,7 +151,9 @@ def _row(link: Link, state: Any, leaves: list[tuple[str, int]]) -> LinkRow:
         scalars = [(name, _scalar_text(value)) for name, value in values.items()]
         call = rule.call
     elif link.whole is not None and link.inside is not None:
-        known = roles_of(type(state)) if link.whole.fields else {}  # no fields: its state is that of what is inside
+        known = (
+            roles_of(type(state)) if link.whole.fields else {}
+        )  # no fields: its state is that of what is inside
         own = {name: role for name, role in known.items() if name not in link.whole.fields}
         slots = [_slot(name, role, getattr(state, name)) for name, role in own.items()]
     else:

@@ -86,7 +86,7 @@ def clip_by_global_norm(max_norm: Any, *, axis_names: Any = None):
         max_norm: at least 0; a number or a schedule. 1.0 is usual for transformers.
         axis_names: for use inside `shard_map`: the mesh axes over which gradients are *shards*. Each leaf's part is
             summed over those of the axes on which it varies. A mapping from path patterns to axes says it by hand, for
-            `check_vma=False` and `pmap`; `()` says that each device has whole arrays, or shall use its own number.
+            `check_vma=False`; `()` says that each device has whole arrays, or shall use its own number.
             Under `jit` arrays are whole and nothing is needed.
 
     Reach: tree (one sum), no state unless `max_norm` is a schedule.

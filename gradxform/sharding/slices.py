@@ -154,7 +154,9 @@ def check_layouts(who: str, given: Any) -> None:
     for x in jax.tree.leaves(given, is_leaf=is_layout):
         if not is_layout(x):
             fact = f"{who}(param_shardings): {short(x)} is {kind(x)}"
-            raise TypeError(say(fact, f"{_WANTED}; arrays know theirs: jax.tree.map(lambda x: x.sharding, params)"))
+            raise TypeError(
+                say(fact, f"{_WANTED}; arrays know theirs: jax.tree.map(lambda x: x.sharding, params)")
+            )
 
 
 def layouts(who: str, given: Any, leaves: Mapping[str, Any], axes: Sequence[str]) -> dict[str, PartitionSpec]:

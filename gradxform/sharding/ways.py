@@ -1,4 +1,4 @@
-"""The three ways to work on slices: constraints on automatic axes, types on explicit ones, collectives inside shard_map.
+"""The three ways to work on slices: constraints on automatic axes, types on explicit ones, collectives in shard_map.
 
 Each takes gradients in and hands updates out; what is between sees trees of slices and knows nothing of it.
 """

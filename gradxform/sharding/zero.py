@@ -1,7 +1,7 @@
 """`zero`: each device of an axis keeps and updates its slice of the state.
 
     G_i = mean over devices of g, slice i         reduce-scatter, or a slice of what is reduced already
-    u_i, s_i = update(G_i, s_i, p_i)              the transform inside; numbers of a whole leaf or tree cross the devices
+    u_i, s_i = update(G_i, s_i, p_i)              the transform inside; numbers of whole leaves cross the devices
     u = all slices of u side by side              all-gather, in the layout of the parameters
 
 The state is that of the transform inside, of the same classes and global shapes, and only lies elsewhere; so the same
@@ -145,7 +145,9 @@ class ZeroBody(ThroughBody):
         manual, mesh = compat.manual_axes(), jax.sharding.get_abstract_mesh()
         rest = [axis for axis in self.axes if axis not in manual]
         if rest:
-            fact = f"{_WHO}(axis={short(self._axis)}): this shard_map does not run by hand over {listed(rest)}"
+            fact = (
+                f"{_WHO}(axis={short(self._axis)}): this shard_map does not run by hand over {listed(rest)}"
+            )
             raise ValueError(say(fact, "name all axes of ZeRO among its axis_names="))
         sizes = dict(zip(mesh.axis_names, mesh.axis_sizes, strict=True))
         specs = {path: PartitionSpec() for path in leaves}
@@ -213,7 +215,7 @@ def _alike(x: Any, tree: Any) -> bool:
 
 
 @factory(label="", sample={"tx": Example("scale_by_adam")})
-def zero(tx: Any, axis: Any = "data", stage: int = 1, param_shardings: Any = None):
+def zero(tx: Any, axis: Any = "data", stage: Any = 1, param_shardings: Any = None):
     """ZeRO around any transform: each device of an axis of the mesh keeps and updates its slice of the state.
 
     AdamW's two moments take `8 / n` bytes a parameter on each of `n` devices, and its arithmetic an n-th of the time.
@@ -269,7 +271,7 @@ def zero(tx: Any, axis: Any = "data", stage: int = 1, param_shardings: Any = Non
         raise TypeError(say(fact, "give the name of an axis of the mesh, or a tuple of names"))
     if len(set(axes)) != len(axes):
         raise ValueError(f"{_WHO}(axis={short(axis)}): an axis is named twice")
-    if stage not in (1, 2) or isinstance(stage, bool):
+    if not isinstance(stage, int) or isinstance(stage, bool) or stage not in (1, 2):
         raise ValueError(say(f"{_WHO}(stage={short(stage)}): wanted 1 or 2", "slices of parameters are FSDP"))
     check_layouts(_WHO, param_shardings)
     inner = as_transform(tx, f"{_WHO}(tx)")

@@ -62,3 +62,18 @@ def test_wrong_use_of_processes_ends_at_once(tmp_path):
         "--timeout", "1", "--out", str(tmp_path)
     )
     assert left(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_mesh_of_eight_devices_ends_with_the_loss_of_one():
+    out = run("train_sharded.py", "--steps", "5", "--layers", "1")
+    rows = {
+        name: [float(x.replace(",", "")) for x in numbers.split()]
+        for name, numbers in re.findall(r"(?m)^(one device|4 x 2 devices) +(.*)$", out)
+    }
+    one, many = rows["one device"], rows["4 x 2 devices"]
+    assert one[0] == pytest.approx(many[0], rel=1e-4)
+    assert many[1] < 0.6 * one[1], "matrices are cut in two"
+    assert many[2] < 0.3 * one[2]
+    assert many[3] < 0.3 * one[3]
+    assert float(re.search(r"further apart than (\S+) of their size", out)[1]) < 1e-4

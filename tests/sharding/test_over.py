@@ -369,9 +369,7 @@ def test_nothing_is_summed_by_the_leaf_where_the_engine_adds_up():
 @pytest.mark.parametrize("make", [gx.clip_by_block_rms, gx.clip_by_global_norm])
 def test_where_nothing_is_tracked_a_shard_s_norm_is_an_error_too(make):
     tx = make(1.0)
-    with pytest.raises(
-        ValueError, match=r"with check_vma=False it cannot be seen.*axis_names=\(\)"
-    ):
+    with pytest.raises(ValueError, match=r"with check_vma=False it cannot be seen.*axis_names=\(\)"):
         jax.eval_shape(_inside(lambda x: tx.update(x, ())[0], P("data"), check_vma=False), jnp.ones(4))
     jax.eval_shape(
         _inside(lambda x: gx.adam(0.1).update(x, gx.adam(0.1).init(x))[0], P("data"), False), jnp.ones(4)
