@@ -3,7 +3,7 @@
 JAX moves names between releases; whatever the house needs that has moved, or that has no public name, stands here.
 """
 
-import sys
+import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -72,7 +72,7 @@ def under_pmap() -> bool:
     To the traced code the two look alike: `pmap` is a `shard_map` that tracks nothing. Which of them called is on the
     stack.
     """
-    frame = sys._getframe()
+    frame = inspect.currentframe()
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module in ("jax._src.pmap", "jax._src.shard_map"):

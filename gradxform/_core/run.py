@@ -12,15 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import automatic, compat, door, observe, roles
+from . import automatic, door, observe, roles
 from .leaf import PARTIAL, STACKED, Leaf
-from .numerics import canonical, cast, compute_dtype, real_dtype, widen
+from .numerics import compute_dtype, real_dtype, widen
 from .plan import Body, Link, Plan, Segment, kept, selected
 from .reduce import reduce_leaves
 from .rule import Rule, Running, Stage, stack_depth
 from .scalars import at_dtype
 from .shards import Cut, cut_if_said, cut_of
-from .tree import View, gather, is_absent, is_float0, is_inexact, spread
+from .tree import View, gather, is_absent, is_inexact, spread
+from .working import leave, out_dtype, promotion, work_dtype, workable
 
 
 def run(
@@ -65,10 +66,10 @@ class _Step:
         self.ps: list[Any] = [None] * len(self.us) if ps is None else ps
         self.has_params = ps is not None
         self.touched = [False] * len(self.us)
-        self.out = [_out_dtype(u, p) for u, p in zip(self.us, self.ps, strict=True)]
+        self.out = [out_dtype(u, p) for u, p in zip(self.us, self.ps, strict=True)]
         #: The link whose updates of this leaf are made for one sum, so that none behind it may change them.
         self.exact = [""] * len(self.us)
-        self.dtypes = [_work_dtype(u, p) for u, p in zip(self.us, self.ps, strict=True)]
+        self.dtypes = [work_dtype(u, p) for u, p in zip(self.us, self.ps, strict=True)]
         widest = compute_dtype(*(dtype for dtype in self.dtypes if dtype is not None))
         self.dtype = real_dtype(widest)
         cache: dict[Any, Any] = {}
@@ -90,7 +91,7 @@ class _Step:
         for i, path in enumerate(self.rows.paths):
             if chosen[i] and not is_absent(self.us[i]):
                 door.check_leaf(link, path, self.us[i], self.ps[i])
-        chosen = [c and _workable(u, link.rule) for c, u in zip(chosen, self.us, strict=True)]
+        chosen = [c and workable(u, link.rule) for c, u in zip(chosen, self.us, strict=True)]
         self.chosen[number] = chosen
         state = self.states[number]
         inner = state.inner if link.rule.scheduled else state
@@ -223,7 +224,7 @@ class _Step:
             u, s, p = self._together(
                 number, row, self._value(row), self._slots(number, row), self._param(row)
             )
-            with _promotion(dtype):
+            with promotion(dtype):
                 partial = reduce(u, s, p, k, leaf)
                 partials.append(jax.tree.map(lambda x: jnp.asarray(x).astype(self.dtype), partial))
             axes.append(cut.axes)
@@ -265,7 +266,7 @@ class _Step:
             _, s, _ = self._together(number, row, u, self._slots(number, row, stored), p)
             before = u
             try:
-                with _promotion(dtype):
+                with promotion(dtype):
                     u, new = _call(running.rule.stages[i].step, u, s, p, k, leaf, depth)
             except Exception as problem:
                 problem.add_note(
@@ -300,7 +301,7 @@ class _Step:
         # A wrapper that works in float32 for any parameter is given what the links before it have made in float32.
         # Somebody's functions expect the parameter's dtype; ours take what is more exact.
         given = [self.touched[i] and link.foreign for i in range(len(self.us))]
-        now = [_leave(u, self.out[i]) if given[i] else u for i, u in enumerate(self.us)]
+        now = [leave(u, self.out[i]) if given[i] else u for i, u in enumerate(self.us)]
         unflatten = self.rows.treedef.unflatten
         us = self._hide(link, unflatten(now))
         params = self._hide(link, unflatten(self.ps)) if self.has_params else None
@@ -342,7 +343,7 @@ class _Step:
     # ---------------------------------------------------------------------------------------- leaving
 
     def updates(self) -> Any:
-        done = [_leave(u, dtype) for u, dtype in zip(self.us, self.out, strict=True)]
+        done = [leave(u, dtype) for u, dtype in zip(self.us, self.out, strict=True)]
         if self.explicit:
             like = zip(self.ps, self.rows.places, strict=True)
             like = [g if is_absent(p) else p for p, g in like]
@@ -357,36 +358,6 @@ class _Step:
 
     def _end(self, running: Running) -> Any:
         return running.end(lambda places, old: gather(places, old, self.rows), kept)
-
-
-def _workable(u: Any, rule: Rule) -> bool:
-    return not is_absent(u) and not is_float0(u) and (rule.any_dtype or is_inexact(u))
-
-
-def _out_dtype(u: Any, p: Any) -> Any:
-    """The dtype of a leaf's update: its parameter's, or that of what came in."""
-    if is_absent(u) or is_float0(u) or not is_inexact(u):
-        return None
-    return canonical(p.dtype if not is_absent(p) and is_inexact(p) else u.dtype)
-
-
-def _work_dtype(u: Any, p: Any) -> Any:
-    if is_absent(u) or is_float0(u):
-        return None
-    if not is_inexact(u):
-        return jnp.dtype(u.dtype)
-    return compute_dtype(u.dtype, None if is_absent(p) else p.dtype)
-
-
-def _leave(u: Any, dtype: Any) -> Any:
-    if dtype is None or is_absent(u) or u.dtype == dtype:
-        return u
-    return cast(jnp.asarray(u), dtype)
-
-
-def _promotion(dtype: Any) -> Any:
-    """Rules are strict about dtypes, except that a complex leaf meets real scalars."""
-    return compat.promotion("standard" if jnp.issubdtype(dtype, jnp.complexfloating) else "strict")
 
 
 def _at(k: Mapping[str, Any], dtype: Any) -> SimpleNamespace:
