@@ -50,8 +50,13 @@ def _nodes(state):
     [
         ({}, ["Explicit"], ["through"]),
         *[
-            pytest.param(options, ["Auto", "Explicit"], list(CUTS), marks=pytest.mark.slow)
-            for options in ({}, {"bits": 4}, {"like": "bitsandbytes"}, {"map": "float8"})
+            pytest.param(options, kinds, names, marks=pytest.mark.slow)
+            for options, kinds, names in (
+                ({}, ["Auto", "Explicit"], list(CUTS)),
+                ({"bits": 4}, ["Explicit"], ["through", "odd"]),
+                ({"like": "bitsandbytes"}, ["Explicit"], list(CUTS)),
+                ({"map": "float8"}, ["Explicit"], ["through"]),
+            )
         ],
     ],
     ids=str,
