@@ -77,3 +77,18 @@ ILLEGAL = ["lbfgs", "adaptive_grad_clip", "contrib.prodigy", "contrib.galore", "
 @pytest.mark.parametrize("name", [*(n for n in OURS if n not in QUICK), *(f"optax.{n}" for n in ILLEGAL)])
 def test_ten_steps_of_all_others(name):
     _check(name, "4x2", "Explicit")
+
+
+@pytest.mark.slow
+def test_memory_tells_what_a_device_holds_of_every_state():
+    mesh = grid.mesh_of("4x2", "Auto")
+    where = grid.layout(mesh)
+    params = {name: jax.device_put(x, where[name]) for name, x in grid.trees()[0].items()}
+    for name, make in NAMES.items():
+        tx = make()
+        state = jax.tree.leaves(gx.sharding.init_sharded(tx, params))
+        arrays = [
+            jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in state
+        ]
+        held = sum(x.addressable_shards[0].data.nbytes for x in arrays)
+        assert gx.memory(tx, params).total("state").device_bytes == held, name
