@@ -112,6 +112,7 @@ def _missing(law: Law, subject: Subject) -> str | None:
         "8 devices": jax.device_count() >= 8,
         "strict flags": strict and config.jax_numpy_rank_promotion == "raise",
         "own trees": subject.given is None,
+        "own mesh": subject.mesh is None,
     }
     return next((NEEDS[need] for need in law.needs if not have[need]), None)
 

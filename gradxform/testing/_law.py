@@ -9,6 +9,7 @@ NEEDS = {
     "8 devices": "needs 8 devices: jax.config.update('jax_num_cpu_devices', 8) before JAX starts",
     "strict flags": "needs strict flags: jax_numpy_dtype_promotion='strict' and jax_numpy_rank_promotion='raise'",
     "own trees": "tries trees of its own: leave params= out",
+    "own mesh": "lays trees on a mesh of its own: leave mesh= out",
 }
 
 

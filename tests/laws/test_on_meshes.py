@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import pytest
 
+import gradxform as gx
 from gradxform import testing
 from gradxform._core import compat
 from tests.laws.arguments import PARAMS, make
@@ -49,6 +50,18 @@ def test_laws_hold_for_trees_on_a_mesh(name: str, kind: str) -> None:
     )
     assert not report.broken, str(report)
     assert len([outcome for outcome in report.outcomes if outcome.verdict == "kept"]) >= 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_zero_keeps_every_law(kind: str) -> None:
+    """But those that lay trees on a mesh of their own, whose axes it does not know."""
+    report = testing.check_transform(
+        gx.sharding.zero(gx.adamw(0.1), "x"), seed=0, examples=2, mesh=_mesh(kind), raises=False
+    )
+    assert not report.broken, str(report)
+    apart = {outcome.law.name for outcome in report.outcomes if "mesh of its own" in (outcome.reason or "")}
+    assert apart == {"sharded_init", "sharded_jit_init", "sharded_update", "sharded_mixed", "on_shards"}
 
 
 def doubled_if_cut(u: Any, g: Any, p: Any) -> Any:

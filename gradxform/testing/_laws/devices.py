@@ -43,14 +43,14 @@ def _same(x: Any, p: Any) -> bool:
     )
 
 
-@law("init keeps the sharding of a parameter in what is shaped like it", "8 devices", "own trees")
+@law("init keeps the sharding of a parameter in what is shaped like it", "8 devices", "own mesh", "own trees")
 def sharded_init(s: Subject) -> None:
     for kind in KINDS:
         _check_init(s, kind, "tx.init", s.init)
     _check_init(s, "Explicit", "jax.jit(tx.init)", jax.jit(s.init))
 
 
-@law("a compiled init keeps it on a mesh with automatic axes too", "8 devices", "own trees")
+@law("a compiled init keeps it on a mesh with automatic axes too", "8 devices", "own mesh", "own trees")
 def sharded_jit_init(s: Subject) -> None:
     """Zeros that depend on nothing are put on every device, or on one."""
     _check_init(s, "Auto", "jax.jit(tx.init)", jax.jit(s.init))
@@ -72,7 +72,12 @@ def spec(x: Any) -> str:
     return str(getattr(x.sharding, "spec", x.sharding))
 
 
-@law("an update has the sharding of its parameter, and the state keeps its own", "8 devices", "own trees")
+@law(
+    "an update has the sharding of its parameter, and the state keeps its own",
+    "8 devices",
+    "own mesh",
+    "own trees",
+)
 def sharded_update(s: Subject) -> None:
     for kind in KINDS:
         mesh, params = _sharded(kind)
@@ -99,6 +104,7 @@ def sharded_update(s: Subject) -> None:
 @law(
     "on explicit axes, gradients, parameters and state may be cut differently: the update lies as its parameter",
     "8 devices",
+    "own mesh",
     "own trees",
 )
 def sharded_mixed(s: Subject) -> None:

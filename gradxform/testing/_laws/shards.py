@@ -42,7 +42,9 @@ def _takes_shards(s: Subject) -> None:
         raise Inapplicable(str(problem).splitlines()[0].partition(": ")[2]) from None
 
 
-@law("inside shard_map, on shards, a step is what it is on whole arrays", "8 devices", "own trees")
+@law(
+    "inside shard_map, on shards, a step is what it is on whole arrays", "8 devices", "own mesh", "own trees"
+)
 def on_shards(s: Subject) -> None:
     _takes_shards(s)
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
