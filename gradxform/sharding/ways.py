@@ -13,6 +13,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from .._core import compat
+from .._core.automatic import laid
 from .._core.errors import leaf as place, say
 from .._core.numerics import real_dtype
 from .._core.shards import ByPath, made_of
@@ -146,13 +147,21 @@ class ByHand:
         if c.dim is None:
             return jax.lax.pmean(g, self.axes)
         g = _varying(g, self.axes) if self.tracked else g
+        lies = compat.explicit_sharding(g)
+        if lies is not None and not compat.can_scatter(lies, self.axes):  # beside other explicit axes
+            return self._slice(jax.lax.pmean(g, self.axes), c)
         total = jax.lax.psum_scatter(g, self.axes, scatter_dimension=c.dim, tiled=True)
         return total / jax.numpy.asarray(self.ways, real_dtype(total.dtype)).astype(total.dtype)
 
     def leaving(self, updates: Any, params: Any) -> Any:
-        """The slices of all devices side by side, the same on each."""
-        del params
-        return by_path(self._whole, updates, self.cuts)
+        """The slices of all devices side by side, the same on each; on explicit axes beside, as the parameters lie."""
+        rows = view(params)
+        known = dict(zip(rows.paths, rows.places, strict=True))
+
+        def back(u: Any, c: LeafSlice, path: str) -> Any:
+            return laid(self._whole(u, c), known.get(path))
+
+        return by_path(back, updates, self.cuts, with_path=True)
 
     def _whole(self, u: Any, c: LeafSlice) -> Any:
         if c.dim is None:

@@ -180,3 +180,28 @@ def test_what_cannot_be_right_there_is_refused():
     refused(
         "leaf 'w' of the parameters varies.*before jax.lax.pcast", gx.sharding.zero(gx.adam(0.1)), vary=True
     )
+
+
+def test_beside_explicit_axes_updates_lie_as_the_parameters():
+    """JAX has no reduce-scatter of what is cut over them: the gradient is reduced whole and sliced."""
+    kinds = (jax.sharding.AxisType.Explicit,) * 2
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=kinds, devices=jax.devices()[:4])
+    specs = {"b": P("model"), "w": P(None, "model")}
+    given = {"b": np.linspace(1, 2, 8, dtype=np.float32), "w": VALUES["w"]}
+    params = jax.device_put(given, {name: jax.NamedSharding(mesh, spec) for name, spec in specs.items()})
+    tx = gx.sharding.zero(gx.chain(gx.clip_by_global_norm(1.0), gx.trace(0.5)))
+
+    def step(params, x):
+        grads = local(jax.lax.pcast(params, "data", to="varying"), x[0])
+        updates, _ = tx.update(grads, tx.init(params), params)
+        assert all(jax.typeof(updates[name]) == jax.typeof(p) for name, p in params.items())
+        return updates
+
+    inside = jax.shard_map(step, mesh=mesh, in_specs=(P(), P("data")), out_specs=P(), axis_names={"data"})
+    with jax.set_mesh(mesh):
+        got = jax.jit(inside)(params, jnp.asarray(BATCH[:2]))
+    both = [local(given, jnp.asarray(x)) for x in BATCH[:2]]
+    clip = gx.clip_by_global_norm(1.0)
+    want, _ = clip.update(jax.tree.map(lambda a, b: (a + b) / 2, *both), ())
+    for name, u in got.items():
+        np.testing.assert_allclose(u, want[name], rtol=1e-5, atol=1e-6)
