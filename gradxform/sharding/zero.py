@@ -94,20 +94,22 @@ class ZeroBody(ThroughBody):
         return Placed(mesh, found, put, self._layout(tree, found, mesh, stacked))
 
     def _mesh(self, leaves: Mapping[str, Any]) -> Any:
-        """The mesh of explicit types, of `param_shardings`, of the arrays, of `jax.set_mesh`; None if there is none."""
+        """The mesh of explicit types, of `param_shardings` if none is set, of the arrays, of `jax.set_mesh`, or None."""
         for x in leaves.values():
             typed = compat.explicit_sharding(x)
             if typed is not None and set(self.axes) <= set(typed.mesh.axis_names):
                 # Outside of jit other arrays, counts, come from one device: for them it takes the mesh with devices.
                 return typed.mesh if isinstance(x, compat.Tracer) else x.sharding.mesh
+        known = compat.current_mesh()
         for x in jax.tree.leaves(self.given, is_leaf=lambda x: isinstance(x, NamedSharding)):
             if isinstance(x, NamedSharding):
-                return x.mesh
+                # Reports and checkpoints ask for layouts on a mesh of their own, of other axis types or another size.
+                return known if known is not None and set(self.axes) <= set(known.axis_names) else x.mesh
         for x in leaves.values():
             sharding = getattr(x, "sharding", None)
             if not isinstance(x, compat.Tracer) and isinstance(sharding, NamedSharding):
                 return sharding.mesh
-        return compat.current_mesh()
+        return known
 
     def _specs(self, leaves: Mapping[str, Any], axes: Any) -> dict[str, PartitionSpec]:
         if self.given is not None:

@@ -322,3 +322,20 @@ def test_a_step_without_a_mesh_is_refused():
     tx, params = gx.sharding.zero(gx.adam(0.1)), {"w": jnp.ones((8, 4))}
     state = tx.init(params)
     refused("no mesh to cut the state over.*jax.set_mesh", lambda: tx.update(params, state, params))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reports_and_checkpoints_where_the_layouts_are_said(kind):
+    """They trace on a mesh of their own, on which the NamedShardings that were given do not lie."""
+    mesh = mesh_of(kind)
+    params = laid(mesh)
+    tx = gx.sharding.zero(gx.adam(0.1), param_shardings=jax.tree.map(lambda x: x.sharding, params))
+    state = gx.sharding.init_sharded(tx, params)
+    shapes = gx.sharding.abstract_state(tx, params)
+    assert [x.sharding for x in jax.tree.leaves(shapes)] == [x.sharding for x in jax.tree.leaves(state)]
+    assert gx.memory(tx, params).total("state").device_bytes == device_bytes(state)
+    assert gx.describe(tx, params, mesh=mesh).facts.state_size.device == device_bytes(state)
+    big = jax.sharding.AbstractMesh((8, 4), ("data", "model"))
+    w = jax.ShapeDtypeStruct((64, 64), "float32", sharding=jax.NamedSharding(big, P()))
+    tx = gx.sharding.zero(gx.trace(0.9), param_shardings=jax.NamedSharding(mesh, P()))
+    assert gx.memory(tx, {"w": w}).total("state").device_bytes == 64 * 64 * 4 // 8
