@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from .._core import compat
 from .._core.automatic import laid
@@ -30,6 +30,8 @@ class Placed:
     put: Callable[[Any, NamedSharding], Any]
     #: The layout of the state's leaves, by path.
     state: Mapping[str, tuple[tuple[int, ...], NamedSharding]] = field(default_factory=dict[str, Any])
+    #: Whether some axes of the mesh are explicit and others automatic, which types do not tell.
+    mixed: bool = False
 
     def making(self) -> Any:
         """Around `init`: what it has to know of slices; nothing here, since arrays are whole."""
@@ -57,7 +59,7 @@ class Placed:
             its = compat.explicit_sharding(p)
             if p is not None and its is not None and not isinstance(p, compat.Tracer):
                 its = p.sharding
-            return self.lay(x, c.whole) if its is None else self.put(x, its)
+            return self.lay(x, c.whole) if its is None or self.mixed else self.put(x, its)
 
         return by_path(back, updates, self.cuts, with_path=True)
 
@@ -100,6 +102,27 @@ def resharded(x: Any, sharding: NamedSharding) -> Any:
     if mine is not None and padded(mine.spec, ndim) == padded(sharding.spec, ndim):
         return x
     return jax.reshard(x, sharding) if isinstance(x, compat.Tracer) else jax.device_put(x, sharding)
+
+
+def both(x: Any, sharding: NamedSharding, always: bool) -> Any:
+    """`x` laid on a mesh of both kinds: its explicit axes by type, automatic ones by a constraint.
+
+    `always`: also if the sharding names no automatic axis, so that `x` is whole along these.
+    """
+    if not isinstance(x, compat.Tracer):
+        return jax.device_put(x, sharding)
+    mesh: Any = sharding.mesh
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+
+    def only(explicit: bool) -> NamedSharding:
+        names = [
+            tuple(n for n in names_at(entry) if (kinds[n] == AxisType.Explicit) is explicit)
+            for entry in padded(sharding.spec, len(x.shape))
+        ]
+        return NamedSharding(mesh, PartitionSpec(*(n[0] if len(n) == 1 else n or None for n in names)))
+
+    x, rest = resharded(x, only(True)), only(False)
+    return jax.lax.with_sharding_constraint(x, rest) if always or any(rest.spec) else x
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ checkpoint is one with ZeRO and without.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +27,7 @@ from .._core.spec import Example
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_absent, listed, view
 from .slices import LeafSlice, check_layouts, cuts, is_worked, layouts, names_at, padded
-from .ways import ByHand, Placed, check_params, constrained, resharded
+from .ways import ByHand, Placed, both, check_params, constrained, resharded
 
 _WHO = "gx.sharding.zero"
 
@@ -90,11 +91,14 @@ class ZeroBody(ThroughBody):
         sizes = dict(zip(mesh.axis_names, mesh.axis_sizes, strict=True))
         specs = self._specs(leaves, mesh.axis_names)
         found = cuts(self.inner.plan, tree, specs, self.axes, sizes, stacked)
-        put = resharded if _explicit(mesh, self.axes) else constrained
-        return Placed(mesh, found, put, self._layout(tree, found, mesh, stacked))
+        put: Any = resharded if _explicit(mesh, self.axes) else constrained
+        mixed = len(set(mesh.axis_types)) > 1
+        if mixed:
+            put = partial(both, always=put is constrained)
+        return Placed(mesh, found, put, self._layout(tree, found, mesh, stacked), mixed)
 
     def _mesh(self, leaves: Mapping[str, Any]) -> Any:
-        """The mesh of explicit types, of `param_shardings` if none is set, of the arrays, of `jax.set_mesh`, or None."""
+        """The mesh of explicit types, of `param_shardings` if none is set, of arrays, of `jax.set_mesh`, or None."""
         for x in leaves.values():
             typed = compat.explicit_sharding(x)
             if typed is not None and set(self.axes) <= set(typed.mesh.axis_names):

@@ -339,3 +339,17 @@ def test_reports_and_checkpoints_where_the_layouts_are_said(kind):
     w = jax.ShapeDtypeStruct((64, 64), "float32", sharding=jax.NamedSharding(big, P()))
     tx = gx.sharding.zero(gx.trace(0.9), param_shardings=jax.NamedSharding(mesh, P()))
     assert gx.memory(tx, {"w": w}).total("state").device_bytes == 64 * 64 * 4 // 8
+
+
+@pytest.mark.parametrize("kinds", [("Auto", "Explicit"), ("Explicit", "Auto")])
+def test_a_mesh_of_both_kinds_of_axes(kinds):
+    types = tuple(getattr(jax.sharding.AxisType, kind) for kind in kinds)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=types)
+    params = laid(mesh)
+    tx = gx.sharding.zero(gx.trace(0.5), param_shardings=SPECS)
+    with jax.set_mesh(mesh):
+        state = jax.jit(tx.init)(params)
+        updates, state = jax.jit(tx.update)(params, state, params)
+    equal(updates, VALUES)
+    assert updates["w"].sharding.is_equivalent_to(params["w"].sharding, 2)
+    assert state.trace["w"].sharding.spec == P("data", "model")
