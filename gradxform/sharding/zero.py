@@ -249,6 +249,8 @@ def zero(tx: Any, axis: Any = "data", stage: Any = 1, param_shardings: Any = Non
     explicit ones, gradients are the mean of all devices already, as JAX gives them. Inside `shard_map` over `axis`,
     gradients that differ between the devices are each device's own: a reduce-scatter makes slices of their mean.
     Parameters come in whole, the state in slices, by `gx.sharding.state_shardings(zero(tx), params, mesh)`.
+    There `zero` goes around the rest: outside of it, `gx.accumulate`, a norm, another group of `gx.param_groups` would
+    have gradients of one device each. That of a parameter cut over `axis` itself is taken as it comes, reduced already.
 
     State: that of `tx`, of the same global shapes: a checkpoint is one with and without ZeRO.
 
