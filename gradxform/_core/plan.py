@@ -51,6 +51,11 @@ class Executor:
         """
         return *work(u, stored), last
 
+    def cuttable(self, part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+        """Whether a part of this shape of an array can be stored by itself, as it is stored in the whole."""
+        del part, whole
+        return True
+
     def form(self, stored: Any) -> Any:
         """What has the shape and the dtype of the array that is stored."""
         return stored

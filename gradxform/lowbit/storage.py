@@ -18,8 +18,10 @@ from .._core.numerics import cast
 from .._core.packed import keep_by
 from .._core.plan import Executor, kept
 from .boxes import inward, outward
+from .codecs import RootCodec, fold
 from .stored import Quantized, again, decode
 
+_BLOCK = RootCodec(8).block
 #: A divisor in the place of the root of zero.
 _LEAST = np.float32(2.0**-63)
 #: The largest multiple of it that is stored.
@@ -91,6 +93,12 @@ class Storage(Executor):
         made = {name: made[name] for name in renewed}
         waits = [_words(x) for x in made.values() if isinstance(x, Quantized)]
         return new, made, waits[-1] if waits else last
+
+    def cuttable(self, part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+        """Only in whole blocks: a part of one has the wrong scales."""
+        mine, row = (shape[len(fold(shape, _BLOCK)[0]) :] for shape in (part, whole))
+        blocks = not any(int(np.prod(axes)) % _BLOCK for axes in (mine, row))
+        return mine == row or (blocks and len(mine) == len(row) and mine[1:] == row[1:])
 
     def form(self, stored: Any) -> Any:
         """The shape and dtype of what is stored."""

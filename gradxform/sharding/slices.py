@@ -4,7 +4,7 @@ A slice is more of what the layout of a parameter is already: the same `Partitio
 dimension. The choice depends on the global shape and the layout alone, so that `jit` and `shard_map` make the same one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -13,7 +13,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from .._core.errors import kind, leaf as place, say, short
-from .._core.plan import Plan, selected
+from .._core.plan import Executor, Plan, selected
 from .._core.rule import stack_depth
 from .._core.tree import is_absent, is_float0, is_inexact, listed, matches, pattern_text, view
 
@@ -48,6 +48,7 @@ def cut(
     sizes: Mapping[str, int],
     depth: int = 0,
     layers: bool = False,
+    fits: Callable[[tuple[int, ...], tuple[int, ...]], bool] = lambda part, whole: True,
 ) -> LeafSlice:
     """How a leaf is cut over `axes`.
 
@@ -58,6 +59,7 @@ def cut(
         sizes: of the axes of the mesh.
         depth: how many of the leading dimensions stack arrays that are worked one by one.
         layers: whether an array of the stack has to stay whole.
+        fits: whether a part of a shape can be stored by itself, `fits(part, whole)`.
     """
     entries = padded(spec, len(shape))
     whole = PartitionSpec(*entries)
@@ -66,10 +68,14 @@ def cut(
         return LeafSlice(whole, whole, None, f"the parameter itself is cut over {listed(axes)}")
     if prod(shape) == 0:
         return LeafSlice(whole, whole, None, "it is empty")
-    ways, best = prod(sizes[axis] for axis in axes), None
+    ways, best, blocked = prod(sizes[axis] for axis in axes), None, False
+    here = [size // prod(sizes[name] for name in names) for size, names in zip(shape, taken, strict=True)]
     for i, (size, names) in enumerate(zip(shape, taken, strict=True)):
         stacks = i < depth
         if size % (prod(sizes[name] for name in names) * ways) or (layers and not stacks):
+            continue
+        if not fits((*here[:i], here[i] // ways, *here[i + 1 :]), tuple(shape)):
+            blocked = True
             continue
         # Codes in few bits come in blocks along the last dimension, and a dimension that is cut already
         # would have to be cut finer: both last.
@@ -77,7 +83,8 @@ def cut(
         best = rank if best is None or rank < best else best
     if best is None:
         what = "no axis of layers" if layers else "no dimension"
-        return LeafSlice(whole, whole, None, f"{what} of {tuple(shape)} divides by {ways}")
+        blocks = " in whole blocks of codes" if blocked else ""
+        return LeafSlice(whole, whole, None, f"{what} of {tuple(shape)} divides by {ways}{blocks}")
     dim = best[-1]
     made = (*taken[dim], *axes)
     sliced = (*entries[:dim], made[0] if len(made) == 1 else made, *entries[dim + 1 :])
@@ -99,9 +106,15 @@ def cuts(
 ) -> dict[str, LeafSlice]:
     """The cut of every leaf that is worked, by path; `tree` has global shapes, `stacked` are the stacks around."""
     rows = view(tree)
-    depths, layers = _Needs(stacked).of(plan, tree)
+    needs = _Needs(stacked)
+    depths, layers = needs.of(plan, tree)
+
+    def fits(path: str) -> Any:
+        kept = needs.executors.get(path, ())
+        return lambda part, whole: all(executor.cuttable(part, whole) for executor in kept)
+
     return {
-        path: cut(x.shape, specs[path], axes, sizes, depths.get(path, 0), path in layers)
+        path: cut(x.shape, specs[path], axes, sizes, depths.get(path, 0), path in layers, fits(path))
         for path, x in zip(rows.paths, rows.places, strict=True)
         if is_worked(x)
     }
@@ -114,6 +127,8 @@ class _Needs:
         self.stacked = stacked
         self.depths: dict[str, int] = {}
         self.layers: set[str] = set()
+        #: How the slots of a leaf are stored.
+        self.executors: dict[str, set[Executor]] = {}
 
     def of(self, plan: Plan, tree: Any) -> tuple[dict[str, int], set[str]]:
         rows, cache = view(tree), dict[Any, Any]()
@@ -126,6 +141,8 @@ class _Needs:
                 self.depths[path] = max(self.depths.get(path, 0), stack_depth(patterns, path, x))
                 if link.rule is not None and needs_whole(link.rule):
                     self.layers.add(path)
+                if link.rule is not None and link.rule.slots:
+                    self.executors.setdefault(path, set()).add(link.executor)
             if link.inside is not None:
                 hidden = tree
                 for selector in link.selectors:

@@ -205,3 +205,21 @@ def test_beside_explicit_axes_updates_lie_as_the_parameters():
     want, _ = clip.update(jax.tree.map(lambda a, b: (a + b) / 2, *both), ())
     for name, u in got.items():
         np.testing.assert_allclose(u, want[name], rtol=1e-5, atol=1e-6)
+
+
+def test_codes_are_cut_in_whole_blocks_only():
+    """A slice that is less than a block of 64 has no scale of its own: such a leaf stays whole."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    params = {"short": jnp.ones(128), "long": jnp.ones(1024), "thin": jnp.ones((128, 16))}
+    grads = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), params)
+    inner = gx.lowbit.quantized(gx.adamw(0.01), min_size=64, rounding="nearest")
+    tx = gx.sharding.zero(inner)
+    told = gx.sharding.slices(tx, params, mesh)
+    assert told["short"] == "whole: no dimension of (128,) divides by 8 in whole blocks of codes"
+    assert (told["long"], told["thin"]) == ("P('data',)", "P('data', None)")
+    state = gx.sharding.init_sharded(tx, params, mesh)
+    specs = (jax.P(), jax.tree.map(lambda x: x.sharding.spec, state), jax.P())
+    update = jax.jit(jax.shard_map(tx.update, mesh=mesh, in_specs=specs, out_specs=specs[:2]))
+    got, want = update(grads, state, params), jax.jit(inner.update)(grads, inner.init(params), params)
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-6)
