@@ -210,11 +210,11 @@ class _Rows:
             self.turns, self.zeroed = self.turns | more, self.zeroed & also
 
 
-def facts(tx: GradientTransformation, params: Any, mesh: Any = None) -> Facts:
+def facts(tx: GradientTransformation, params: Any, mesh: Any = None, rules: Any = None) -> Facts:
     """The rows of `tx` for `params` (arrays or shapes), which may lie on a mesh."""
     rows = view(params)
-    state = abstract_state(tx, params, mesh)
-    laid = params if mesh is None else typed(params, mesh)
+    state = abstract_state(tx, params, mesh, rules)
+    laid = params if mesh is None else typed(params, mesh, rules, "gx.describe(tx, params)")
     parts = tx.body.split(state, "")
     found = _Rows()
     found.add(tx.plan, parts, params)

@@ -6,6 +6,7 @@ import jax
 from jax.sharding import AbstractMesh, NamedSharding
 
 from . import compat
+from .axes import box_mesh, boxes
 from .placement import mesh_of, state_shardings
 from .tree import is_absent, view
 
@@ -13,6 +14,7 @@ from .tree import is_absent, view
 def mesh_if_known(params: Any, mesh: Any, who: str) -> Any:
     """As `mesh_of` for one tree; None where no mesh is said, none is set and nothing lies on one."""
     laid_out = any(isinstance(getattr(x, "sharding", None), NamedSharding) for x in view(params).places)
+    laid_out = laid_out or any(box_mesh(box) is not None for _, box in boxes(params))
     if mesh is None and not laid_out and compat.current_mesh() is None:
         return None
     return mesh_of([params], mesh, who)
@@ -29,11 +31,11 @@ def bare(tree: Any) -> Any:
     return jax.tree.map(one, tree, is_leaf=is_absent)
 
 
-def abstract_state(tx: Any, params: Any, mesh: Any) -> Any:
+def abstract_state(tx: Any, params: Any, mesh: Any, rules: Any = None) -> Any:
     """The state as shapes, each with the sharding that `state_shardings` gives; where `mesh` is None, without one."""
     if mesh is None:
         return jax.eval_shape(tx.init, bare(params))
     # What a trace sees of layouts does not matter here, and on automatic axes every `init` can be traced.
     with compat.on_mesh(AbstractMesh(mesh.axis_sizes, mesh.axis_names)):
         state = jax.eval_shape(tx.init, bare(params))
-    return jax.tree.map(lambda x, s: x.update(sharding=s), state, state_shardings(tx, params, mesh))
+    return jax.tree.map(lambda x, s: x.update(sharding=s), state, state_shardings(tx, params, mesh, rules))

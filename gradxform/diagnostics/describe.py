@@ -22,7 +22,7 @@ class Description:
     __repr__ = __str__
 
 
-def describe(tx: Any, params: Any, mesh: Any = None) -> Description:
+def describe(tx: Any, params: Any, mesh: Any = None, *, rules: Any = None) -> Description:
     """What a transform will do to these parameters: links, scalars, which leaves, how much state.
 
     Args:
@@ -30,6 +30,7 @@ def describe(tx: Any, params: Any, mesh: Any = None) -> Description:
         params: the parameters, or their shapes (`jax.eval_shape`): nothing is allocated.
         mesh: the mesh on which they lie; None takes that of the parameters, or of `jax.set_mesh`. On a mesh of several
             devices, an abstract one included, there is a column of what a device holds (`gx.memory` tells more).
+        rules: for the names of axes on boxed parameters, as for `gx.sharding.state_shardings`.
 
     Returns:
         A `Description`; print it. It warns when the chain ends uphill, that is, when no link turns the sign, and of
@@ -53,7 +54,7 @@ def describe(tx: Any, params: Any, mesh: Any = None) -> Description:
     """
     transform = as_transform(tx, "gx.describe(tx)")
     mesh = mesh_if_known(params, mesh, "gx.describe(tx, params)")
-    return Description(repr(transform), facts(transform, params, mesh))
+    return Description(repr(transform), facts(transform, params, mesh, rules))
 
 
 def _plural(count: int, one: str, many: str) -> str:

@@ -86,7 +86,7 @@ class Memory:
     __repr__ = __str__
 
 
-def memory(tx: Any, params: Any, mesh: Any = None, *, grads: Any = None) -> Memory:
+def memory(tx: Any, params: Any, mesh: Any = None, *, grads: Any = None, rules: Any = None) -> Memory:
     """What parameters, gradients and state take on each device. Nothing is allocated, and no device is asked.
 
     The layout of the state is that of `gx.sharding.state_shardings`: it is found by a trace, for any transform. All
@@ -99,6 +99,8 @@ def memory(tx: Any, params: Any, mesh: Any = None, *, grads: Any = None) -> Memo
             `jax.set_mesh`. Where there is none, there is one device.
         grads: the dtype of the gradients, or their tree of arrays or shapes; None is that of the parameters, cut as
             these. Integer parameters have none.
+        rules: on which axes of the mesh the named axes of boxed parameters are cut, as for
+            `gx.sharding.state_shardings`.
 
     Returns:
         A `Memory`; print it. Its `rows` are the parameters, the gradients, and each field of each link's state under
@@ -130,8 +132,8 @@ def memory(tx: Any, params: Any, mesh: Any = None, *, grads: Any = None) -> Memo
     """
     transform = as_transform(tx, "gx.memory(tx)")
     mesh = mesh_if_known(params, mesh, "gx.memory(tx, params)")
-    laid = params if mesh is None else typed(params, mesh)
-    state = abstract_state(transform, params, mesh)
+    laid = params if mesh is None else typed(params, mesh, rules, "gx.memory(tx, params)")
+    state = abstract_state(transform, params, mesh, rules)
     rows = [_row("parameters", dtypes_text(jax.tree.leaves(laid)), size_of(laid)), _gradients(laid, grads)]
     for field in fields(transform, state):
         rows.append(

@@ -6,7 +6,7 @@ from .._core import shapes
 from .._core.placement import mesh_of
 
 
-def abstract_state(tx: Any, params: Any, mesh: Any = None) -> Any:
+def abstract_state(tx: Any, params: Any, mesh: Any = None, *, rules: Any = None) -> Any:
     """The state of `tx` as `jax.ShapeDtypeStruct`s, each with the sharding that `state_shardings` gives.
 
     This is what Orbax asks for when it restores: the checkpoint may have been saved on another mesh, or by a run whose
@@ -15,7 +15,7 @@ def abstract_state(tx: Any, params: Any, mesh: Any = None) -> Any:
     Args:
         tx: any transform.
         params: as for `state_shardings`: where they shall lie from now on.
-        mesh: as for `state_shardings`.
+        mesh, rules: as for `state_shardings`.
 
     Raises:
         ValueError: if no mesh is known, or there are two.
@@ -29,4 +29,4 @@ def abstract_state(tx: Any, params: Any, mesh: Any = None) -> Any:
         P('data', None)
     """
     mesh = mesh_of([params], mesh, "gx.sharding.abstract_state(tx, params)")
-    return shapes.abstract_state(tx, params, mesh)
+    return shapes.abstract_state(tx, params, mesh, rules)

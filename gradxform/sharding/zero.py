@@ -292,13 +292,13 @@ def zero(tx: Any, axis: Any = "data", stage: Any = 1, param_shardings: Any = Non
     return wrap(ZeroBody(inner, tuple(axes), stage, param_shardings))
 
 
-def slices(tx: Any, params: Any, mesh: Any = None) -> dict[str, str]:
+def slices(tx: Any, params: Any, mesh: Any = None, *, rules: Any = None) -> dict[str, str]:
     """How `zero` cuts each parameter, by path: the layout of its slices, or why it stays whole on every device.
 
     Args:
         tx: a transform of `zero`.
         params: arrays, or shapes, with a `sharding=` if they are cut themselves.
-        mesh: as for `gx.sharding.state_shardings`.
+        mesh, rules: as for `gx.sharding.state_shardings`.
 
     Raises:
         TypeError: for another transform.
@@ -325,7 +325,7 @@ def slices(tx: Any, params: Any, mesh: Any = None) -> dict[str, str]:
         found.update({path: _told(c) for path, c in way.cuts.items()} if way is not None else {})
 
     with jax.sharding.use_abstract_mesh(placement.abstract(mesh)):
-        jax.eval_shape(look, placement.typed(params, mesh))
+        jax.eval_shape(look, placement.typed(params, mesh, rules, who))
     return found
 
 
