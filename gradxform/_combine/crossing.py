@@ -34,6 +34,23 @@ def specs_of(axes: tuple[str, ...], laid: Any, trained: Any) -> list[Any]:
     return specs
 
 
+def as_said(laid: Any, grads: Any) -> Any:
+    """Gradients on automatic axes, laid as said also over those axes that the sums do not cross."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if compat.has_explicit(mesh):
+        return grads
+
+    def one(said: Any, branch: Any) -> Any:
+        spec = getattr(said, "spec", said) or jax.P()
+        if not {name for entry in spec for name in _names(entry)} <= set(mesh.axis_names):
+            return branch
+        return jax.tree.map(lambda g: jax.lax.with_sharding_constraint(g, spec), branch)
+
+    return jax.tree.map(
+        one, laid, grads, is_leaf=lambda x: x is None or isinstance(x, jax.P | jax.sharding.Sharding)
+    )
+
+
 def axis_size(name: str) -> int:
     try:
         return int(jax.lax.axis_size(name))
@@ -66,6 +83,8 @@ def by_rows(axes: tuple[str, ...], x: Any) -> Any:
     """An array, cut by rows over these axes where they are explicit."""
     lies = compat.explicit_sharding(x)
     rows = jax.P(axes, *[None] * (np.ndim(x) - 1))
+    if lies is None and compat.has_explicit(jax.sharding.get_abstract_mesh()):
+        return jax.reshard(x, rows)  # it lies nowhere: an array of the host
     if lies is None or _over(axes, lies.spec) == rows:
         return x
     first, *others = _rest(axes, lies.spec)

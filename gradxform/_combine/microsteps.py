@@ -22,7 +22,7 @@ from .._core import compat, placement
 from .._core.errors import check_flag, check_integer, kind, leaf, say, short
 from .._core.numerics import cast, compute_dtype, real_dtype
 from .._core.tree import is_absent, tree_map, view
-from .crossing import axis_size, by_rows, cuts_of, specs_of, summed, varying, without
+from .crossing import as_said, axis_size, by_rows, cuts_of, specs_of, summed, varying, without
 
 
 def accumulate_gradients(
@@ -198,7 +198,9 @@ class _Work:
         ends: Any = (((whole, shards) if self.has_aux else whole), laid)
         inside = jax.shard_map(local, in_specs=(whole, rows), out_specs=ends, axis_names=set(self.axes))
         value, grads = inside(jax.tree.map(lambda p: without(self.axes, p), trained), batch)
-        return value, jax.tree.map(placement.laid, grads, trained) if self.laid is None else grads
+        if self.laid is not None:
+            return value, as_said(self.laid, grads)
+        return value, jax.tree.map(placement.laid, grads, trained)
 
     def _cut(self, number: int) -> tuple[int, ...]:
         """The positions of the arguments that are cut."""

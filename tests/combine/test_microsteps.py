@@ -389,6 +389,26 @@ def test_gradients_are_scattered_inside_of_shard_map(x64: None) -> None:
     assert (outside["reduce-scatter"], within) == (1, set())
 
 
+def test_an_array_of_the_host_is_cut_by_rows_on_explicit_axes() -> None:
+    params, x, y, _ = problem(32, np.float32)
+    host = jax.tree.map(np.asarray, (params, x, y))
+    with jax.set_mesh(jax.make_mesh((4,), ("data",))):
+        got = jax.jit(gx.accumulate_gradients(loss, 2, axis_names="data"))(*host)
+    close(got, jax.value_and_grad(loss)(params, x, y), 1e-6)
+
+
+@pytest.mark.parametrize("axes", [("data", "model"), ("model", "data")])
+def test_gradients_lie_as_said_also_over_other_axes(axes: tuple[str, str]) -> None:
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    laid = jax.NamedSharding(mesh, jax.P(axes))
+    w, x = jax.device_put(jnp.arange(8.0), laid), np.ones((4, 8), np.float32)
+    with jax.set_mesh(mesh):
+        fn = gx.accumulate_gradients(
+            lambda w, x: ((x @ w) ** 2).mean(), 2, axis_names="data", grad_shardings=laid
+        )
+        assert jax.jit(fn)(w, x)[1].sharding == laid
+
+
 def test_aux_of_all_devices() -> None:
     mesh = mesh_of(4)
     with jax.set_mesh(mesh):
