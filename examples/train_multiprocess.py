@@ -203,9 +203,17 @@ def main():
     if args.work is not None:
         return work(args)
 
+    for name in ("steps", "every", "timeout"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name}: wanted at least 1, got {getattr(args, name)}")
+    if args.kill_at is not None and not 1 <= args.kill_at <= args.steps:
+        parser.error(f"--kill-at: wanted one of the {args.steps} steps, got {args.kill_at}")
     kept = args.out / "checkpoints"
-    if args.resume and not any(kept.glob("*/_CHECKPOINT_METADATA")):
+    saved = [int(path.parent.name) for path in kept.glob("*/_CHECKPOINT_METADATA") if path.parent.name.isdigit()]
+    if args.resume and not saved:
         parser.error(f"--resume: there is no checkpoint in {kept}")
+    if args.resume and max(saved) >= args.steps:
+        parser.error(f"--resume: step {max(saved)} of {args.steps} is made, and nothing is left to do")
     if not args.resume:
         shutil.rmtree(kept, ignore_errors=True)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -219,7 +227,9 @@ def main():
         print(f"process {i}:  loss {result['loss']:.6f}, {result['bytes']:,} bytes of state a device")
     print(f"one device: loss {float(loss):.6f}, {whole:,} bytes")
     print(f"parameters and state in both processes: {' and '.join(r['digest'] for r in results)}")
-    if len({r["digest"] for r in results}) > 1 or abs(results[0]["loss"] - float(loss)) > 1e-4 * float(loss):
+    if len({r["digest"] for r in results}) > 1 or not (
+        abs(results[0]["loss"] - float(loss)) <= 1e-4 * float(loss)
+    ):  # so that what is no number differs too
         raise SystemExit("THE PROCESSES OR THE LOSSES DIFFER")
 
 

@@ -58,6 +58,12 @@ def test_two_processes_end_as_one_device_and_a_killed_run_with_the_same_bits(tmp
 
 def test_wrong_use_of_processes_ends_at_once(tmp_path):
     assert f"--resume: there is no checkpoint in {tmp_path}" in ends("--resume", "--out", str(tmp_path))
+    assert "--every: wanted at least 1, got 0" in ends("--every", "0", "--out", str(tmp_path))
+    assert "--kill-at: wanted one of the 5 steps, got 9" in ends("--steps", "5", "--kill-at", "9")
+    done = tmp_path / "done"
+    (done / "checkpoints" / "20").mkdir(parents=True)
+    (done / "checkpoints" / "20" / "_CHECKPOINT_METADATA").touch()
+    assert "step 20 of 20 is made" in ends("--steps", "20", "--resume", "--out", str(done))
     assert "not done after 1 seconds (--timeout): all processes were ended" in ends(
         "--timeout", "1", "--out", str(tmp_path)
     )
