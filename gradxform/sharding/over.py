@@ -24,6 +24,7 @@ def reduce_over(tx: Any, axis_names: Any):
             has in its own `axis_names=` goes before. `()` says that each device holds whole arrays.
 
     State: that of `tx`; inside `shard_map`, of the shards. Its specs are those of `gx.sharding.state_shardings`.
+    A state of `gx.lowbit.quantized` notes sizes of the whole arrays: make it outside, by `gx.sharding.init_sharded`.
 
     Reach: that of `tx`. Outside of `shard_map` arrays are whole, and it is `tx`.
 
