@@ -209,7 +209,9 @@ def main():
     if args.kill_at is not None and not 1 <= args.kill_at <= args.steps:
         parser.error(f"--kill-at: wanted one of the {args.steps} steps, got {args.kill_at}")
     kept = args.out / "checkpoints"
-    saved = [int(path.parent.name) for path in kept.glob("*/_CHECKPOINT_METADATA") if path.parent.name.isdigit()]
+    saved = [
+        int(path.parent.name) for path in kept.glob("*/_CHECKPOINT_METADATA") if path.parent.name.isdigit()
+    ]
     if args.resume and not saved:
         parser.error(f"--resume: there is no checkpoint in {kept}")
     if args.resume and max(saved) >= args.steps:

@@ -6,6 +6,7 @@ And an output without a sharding lies where the compiler finds it convenient, so
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -146,8 +147,10 @@ def _mesh_text(mesh: Any) -> str:
 class Step:
     """A compiled training step, made by `make_step`: call it, or `lower(...).compile()` it ahead of time."""
 
-    def __init__(self, step: Callable[..., Any], held: Sequence[_Held], donate: bool, others: Any) -> None:
-        self._step, self._held, self._fresh = step, tuple(held), False
+    def __init__(
+        self, step: Callable[..., Any], held: Sequence[_Held], donate: bool, others: Any, mesh: Any
+    ) -> None:
+        self._step, self._held, self._fresh, self._mesh = step, tuple(held), False, mesh
         shardings = tuple(tree.shardings for tree in held)
         self._jitted = jax.jit(
             self._run,
@@ -164,9 +167,16 @@ class Step:
         """The step for these arguments or shapes, to look at (`as_text()`) and to `compile()`."""
         return Ahead(self, self._jitted.lower(*self.placed(params, state), rest, named))
 
+    def _known(self) -> Any:
+        """Around the step: the mesh, if none is set there."""
+        if self._mesh is None or compat.current_mesh() is not None:
+            return nullcontext()
+        return compat.on_mesh(self._mesh.abstract_mesh)
+
     def _run(self, params: Any, state: Any, rest: tuple[Any, ...], named: dict[str, Any]) -> Any:
         self._fresh = True  # this runs while a new program is traced
-        made = self._step(params, state, *rest, **named)
+        with self._known():  # what has to know the mesh, such as ZeRO, need not be told again
+            made = self._step(params, state, *rest, **named)
         if not isinstance(made, tuple) or hasattr(made, "_fields") or len(made) < 2:
             fact = f"{_WHO}: the step returned {short(made) if not isinstance(made, tuple) else 'one tree'}"
             raise TypeError(say(f"{fact}, wanted a tuple (params, state, ...)"))
@@ -262,7 +272,7 @@ def make_step(
     found = _mesh(params, state, mesh)
     everywhere = _everywhere(found, params)
     held = [_Held(name, tree, found, everywhere) for name, tree in (("parameters", params), ("state", state))]
-    return Step(step, held, donate, everywhere if others is None else others)
+    return Step(step, held, donate, everywhere if others is None else others, found)
 
 
 def _mesh(params: Any, state: Any, mesh: Any) -> Any:

@@ -237,8 +237,10 @@ def zero(tx: Any, axis: Any = "data", stage: Any = 1, param_shardings: Any = Non
             in, so that the compiler may reduce each where it is needed.
         param_shardings: how the parameters lie: a tree of `NamedSharding` or `jax.P` like them, one for all, or a
             mapping from patterns to `jax.P`. On a mesh with automatic axes a trace cannot see it, and parameters
-            that are not whole on every device need it: without it, updates are gathered whole on every device. What
-            the sum of parameters and updates then is laid as, XLA chooses there, unless `jit` is given out_shardings.
+            that are not whole on every device need it: without it, updates are gathered whole on every device, and
+            the state is cut over `axis` alone, whatever `gx.memory` tells of arrays that lie otherwise. What the sum
+            of parameters and updates is laid as, XLA chooses there, unless `jit` is given out_shardings
+            (`gx.sharding.make_step`).
 
     A parameter is cut along the first dimension that divides by the number of devices: stacked layers
     (`gx.per_layer`) before others, dimensions that are whole before those that are cut, the last one last. What does

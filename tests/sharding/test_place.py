@@ -160,11 +160,13 @@ def test_reports_read_the_names_on_boxes_too():
     """They stop at names without a rule, so they take the rules."""
     mesh = jax.sharding.AbstractMesh((64, 8), ("data", "model"))
     params = {"w": nn.Partitioned(jax.ShapeDtypeStruct((512, 64), "float32"), ("embed", "mlp"))}
-    given: Any = {"mesh": mesh, "rules": {"embed": "data", "mlp": "model"}}
+    given = {"mesh": mesh, "rules": {"embed": "data", "mlp": "model"}}
     tx = gx.adam(1e-3)
     assert gx.memory(tx, params, **given).total("parameters").device_bytes == 256
     assert gx.describe(tx, params, **given).facts.parameter_size.device == 256
-    assert gx.sharding.abstract_state(tx, params, **given)[0].mu["w"].value.sharding.spec == jax.P(*mesh.axis_names)
+    assert gx.sharding.abstract_state(tx, params, **given)[0].mu["w"].value.sharding.spec == jax.P(
+        *mesh.axis_names
+    )
     told = gx.sharding.slices(gx.sharding.zero(tx), params, mesh, rules={"embed": None, "mlp": "model"})
     assert list(told.values()) == ["P('data', 'model')"]
     noted = {"w": nn.Partitioned(params["w"].value, ("data", "model"), mesh=mesh)}

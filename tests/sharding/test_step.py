@@ -227,3 +227,21 @@ def test_absent_leaves_and_empty_trees_go_round(kind):
     assert params["w"].sharding == leaves["w"].sharding
     nothing = gx.sharding.make_step(lambda p, s: (p, s, jnp.ones(2)), {}, ())
     assert nothing({}, ())[2].tolist() == [1.0, 1.0]
+
+
+def test_the_step_knows_the_mesh_of_its_parameters():
+    """ZeRO on automatic axes asks for a mesh; that of the parameters is enough."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    params = jax.device_put({"w": jnp.ones((16, 4))}, jax.NamedSharding(mesh, jax.P()))
+    tx = gx.sharding.zero(gx.adam(0.1))
+
+    def train(params, state):
+        updates, state = tx.update(params, state, params)
+        return gx.apply_updates(params, updates), state
+
+    state = gx.sharding.init_sharded(tx, params)
+    step = gx.sharding.make_step(train, params, state)
+    for _ in range(2):
+        params, state = step(params, state)
+    assert state[0].mu["w"].sharding.spec == jax.P("data", None)
+    assert params["w"].sharding.is_fully_replicated
