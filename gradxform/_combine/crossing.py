@@ -34,7 +34,7 @@ def specs_of(axes: tuple[str, ...], laid: Any, trained: Any) -> list[Any]:
     return specs
 
 
-def as_said(laid: Any, grads: Any) -> Any:
+def as_said(axes: tuple[str, ...], laid: Any, grads: Any) -> Any:
     """Gradients on automatic axes, laid as said also over those axes that the sums do not cross."""
     mesh = jax.sharding.get_abstract_mesh()
     if compat.has_explicit(mesh):
@@ -42,8 +42,9 @@ def as_said(laid: Any, grads: Any) -> Any:
 
     def one(said: Any, branch: Any) -> Any:
         spec = getattr(said, "spec", said) or jax.P()
-        if not {name for entry in spec for name in _names(entry)} <= set(mesh.axis_names):
-            return branch
+        named = {name for entry in spec for name in _names(entry)}
+        if named <= set(axes) or not named <= set(mesh.axis_names):
+            return branch  # of the other axes nothing is said
         return jax.tree.map(lambda g: jax.lax.with_sharding_constraint(g, spec), branch)
 
     return jax.tree.map(

@@ -199,7 +199,7 @@ class _Work:
         inside = jax.shard_map(local, in_specs=(whole, rows), out_specs=ends, axis_names=set(self.axes))
         value, grads = inside(jax.tree.map(lambda p: without(self.axes, p), trained), batch)
         if self.laid is not None:
-            return value, as_said(self.laid, grads)
+            return value, as_said(self.axes, self.laid, grads)
         return value, jax.tree.map(placement.laid, grads, trained)
 
     def _cut(self, number: int) -> tuple[int, ...]:

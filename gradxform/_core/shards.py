@@ -110,7 +110,7 @@ def cut_of(path: str, leaf: Any, axis_names: Any, who: str) -> Cut:
         _check_whole(path, leaf, who)
         return Cut()
     if not isinstance(said, ByPath):
-        return Cut(_varying_among(leaf, said, who))
+        return Cut(_varying_among(path, leaf, said, who))
     found = said.of(path, leaf, who)
     if isinstance(found, NamedSharding):
         found = found.spec
@@ -142,7 +142,7 @@ def _check_whole(path: str, leaf: Any, who: str) -> None:
     if untracked and not compat.under_pmap():  # where each device has arrays of its own, and shards are named
         raise ValueError(
             f"{who}: with check_vma=False it cannot be seen whether the leaf {path!r} is a "
-            f"shard over {untracked}; say how leaves are cut, axis_names={{'*/kernel': {tuple(untracked)}, '*': ()}}, "
+            f"shard over {untracked}; say of each how it is cut, axis_names={{{path!r}: {tuple(untracked)}, ...}}, "
             "or axis_names=() if each device holds whole arrays (gradients after a pmean) or is to use its own number"
         )
 
@@ -152,7 +152,7 @@ def _untracked(names: Any) -> list[str]:
     return [n for n in names if n in manual and compat.axis_size(n) > 1 and not compat.tracks_varying(n)]
 
 
-def _varying_among(leaf: Any, names: Names, who: str) -> Names:
+def _varying_among(path: str, leaf: Any, names: Names, who: str) -> Names:
     manual = compat.manual_axes()
     mesh = compat.mesh_axes() if manual else ()
     unknown = [name for name in names if mesh and name not in mesh]
@@ -162,7 +162,7 @@ def _varying_among(leaf: Any, names: Names, who: str) -> Names:
     if untracked:
         raise ValueError(
             f"{who}: this shard_map runs with check_vma=False, so it cannot be seen which leaves are shards over "
-            f"{untracked}; pass a mapping, axis_names={{'*/kernel': {names}, '*': ()}}"
+            f"{untracked}; say it of each, axis_names={{{path!r}: {names}, ...}}, and () of those that are whole"
         )
     varying = compat.varying_axes(leaf)
     return tuple(name for name in names if name in varying)

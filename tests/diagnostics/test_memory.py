@@ -150,7 +150,8 @@ def test_host_memory_is_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
     plain = shapes.state_shardings
 
-    def away(tx: Any, params: Any, mesh: Any = None) -> Any:
+    def away(tx: Any, params: Any, mesh: Any = None, rules: Any = None) -> Any:
+        del rules
         return jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), plain(tx, params, mesh))
 
     monkeypatch.setattr(shapes, "state_shardings", away)
