@@ -76,6 +76,9 @@ def main():
     parser.add_argument("--layers", type=int, default=lm.L, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     args = parser.parse_args()
+    for name in ("steps", "layers"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name}: wanted at least 1, got {getattr(args, name)}")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)  # before anything asks for devices
     lm.L = args.layers
