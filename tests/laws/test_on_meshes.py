@@ -25,6 +25,7 @@ NUMERIC = [
     "odd",
     "one_side",
 ]
+KINDS = ("Auto", "Explicit")
 QUICK = ("adamw",)
 SLOW = (
     "clip_by_global_norm",
@@ -42,8 +43,13 @@ def _mesh(kind: str) -> Any:
     return jax.make_mesh((2,), ("x",), axis_types=(getattr(jax.sharding.AxisType, kind),))
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, kind) for name in QUICK for kind in KINDS),
+        *(pytest.param(name, KINDS[i % 2], marks=pytest.mark.slow) for i, name in enumerate(SLOW)),
+    ],
+)
 def test_laws_hold_for_trees_on_a_mesh(name: str, kind: str) -> None:
     report = testing.check_transform(
         make(name), params=PARAMS.get(name), laws=NUMERIC, seed=0, examples=2, mesh=_mesh(kind), raises=False

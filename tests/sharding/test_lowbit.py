@@ -52,7 +52,8 @@ def _nodes(state):
         *[
             pytest.param(options, kinds, names, marks=pytest.mark.slow)
             for options, kinds, names in (
-                ({}, ["Auto", "Explicit"], list(CUTS)),
+                ({}, ["Explicit"], list(CUTS)),
+                ({}, ["Auto"], ["through", "odd"]),
                 ({"bits": 4}, ["Explicit"], ["through", "odd"]),
                 ({"like": "bitsandbytes"}, ["Explicit"], list(CUTS)),
                 ({"map": "float8"}, ["Explicit"], ["through"]),
