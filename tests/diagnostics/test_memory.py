@@ -54,7 +54,9 @@ def _held(tree: Any) -> int:
     return sum(s.data.nbytes for x in arrays for s in x.addressable_shards if s.device == first)
 
 
-@pytest.mark.parametrize("where", MESHES)
+@pytest.mark.parametrize(
+    "where", [w if w == "4x2 explicit" else pytest.param(w, marks=pytest.mark.slow) for w in MESHES]
+)
 def test_it_predicts_what_devices_hold(where: str) -> None:
     kind = jax.sharding.AxisType.Explicit if "explicit" in where else jax.sharding.AxisType.Auto
     mesh = jax.make_mesh(MESHES[where], AXES, axis_types=(kind,) * 2)

@@ -11,6 +11,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.slow
+
 P, AXES = jax.P, ("data", "model")
 
 #: One leaf for each transform, so that one compiled step on each mesh trains them all. `MaskedNode`s stand in the

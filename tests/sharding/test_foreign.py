@@ -10,6 +10,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.slow
+
 AXES = ("data", "model")
 
 

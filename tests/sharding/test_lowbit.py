@@ -8,6 +8,8 @@ import pytest
 import gradxform as gx
 from gradxform.lowbit import Quantized
 
+pytestmark = pytest.mark.slow
+
 AXES = ("data", "model")
 #: Cut between blocks of 64, through them, through blocks that go across axes; and of an odd size.
 CUTS = {

@@ -8,6 +8,8 @@ import pytest
 
 import gradxform as gx
 
+pytestmark = pytest.mark.slow
+
 AXES = ("data", "model")
 TRANSFORMS = {
     "adamw": lambda: gx.adamw(0.1, weight_decay=0.1),

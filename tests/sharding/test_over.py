@@ -111,7 +111,9 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize(
+    "name", [n if n in ("clip", "adafactor") else pytest.param(n, marks=pytest.mark.slow) for n in TRANSFORMS]
+)
 def test_shards_give_what_whole_arrays_give(name):
     _check(TRANSFORMS[name], SPECS, True, False)
 
@@ -473,6 +475,7 @@ def test_parameters_that_are_cut_over_the_devices_of_pmap():
 # ------------------------------------------------------------------------------------------------ few bits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_codes_of_shards_are_those_of_one_device(check_vma):
     """Thresholds are counted in the whole array, wherever a shard stands; blocks of 64 are not cut."""

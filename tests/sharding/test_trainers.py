@@ -9,6 +9,8 @@ from flax.training.train_state import TrainState
 
 import gradxform as gx
 
+pytestmark = pytest.mark.slow
+
 KINDS = ["Auto", "Explicit"]
 
 

@@ -207,6 +207,7 @@ def test_beside_explicit_axes_updates_lie_as_the_parameters():
         np.testing.assert_allclose(u, want[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_codes_are_cut_in_whole_blocks_only():
     """A slice that is less than a block of 64 has no scale of its own: such a leaf stays whole."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
