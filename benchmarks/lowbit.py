@@ -36,7 +36,7 @@ import gradxform as gx
 from gradxform.lowbit.maps import dynamic_map, midpoints
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.adamw import machine
+from benchmarks.machine import machine
 
 Q = gx.lowbit.quantized
 STORES: dict[str, Callable[..., Any]] = {

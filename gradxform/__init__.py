@@ -2,6 +2,7 @@
 
 # Ground
 from . import build as build
+from . import fused as fused
 from . import lowbit as lowbit
 from . import sharding as sharding
 from ._combine.accumulate import accumulate as accumulate
@@ -91,6 +92,9 @@ from ._transforms.lion import scale_by_lion as scale_by_lion
 from ._transforms.lion import scale_by_sign as scale_by_sign
 from ._transforms.lion import sign_sgd as sign_sgd
 from ._transforms.lion import signum as signum
+from ._transforms.muon import muon as muon
+from ._transforms.muon import scale_by_muon as scale_by_muon
+from ._transforms.muon import scale_by_shape as scale_by_shape
 from ._transforms.nadam import nadam as nadam
 from ._transforms.nadam import scale_by_nadam as scale_by_nadam
 from ._transforms.radam import radam as radam

@@ -187,10 +187,8 @@ def docs(arguments):
 
 
 def bench(arguments):
-    """run the scripts in benchmarks/, or those named"""
-    python = environment(["test"])
-    for script in arguments or sorted(glob.glob(os.path.join(ROOT, "benchmarks", "[!_]*.py"))):
-        run(python, script)
+    """measure speed beside Optax, torch and the machine's limit; arguments go to `python -m benchmarks`"""
+    run(environment(["test"]), "-m", "benchmarks", *arguments)
 
 
 def readme(arguments):

@@ -7,6 +7,7 @@ import numpy as np
 
 from .._core import compat
 from .._core.errors import leaf, say
+from .._core.specs import names_at
 from .._core.tree import paths_of
 
 
@@ -42,7 +43,7 @@ def as_said(axes: tuple[str, ...], laid: Any, grads: Any) -> Any:
 
     def one(said: Any, branch: Any) -> Any:
         spec = getattr(said, "spec", said) or jax.P()
-        named = {name for entry in spec for name in _names(entry)}
+        named = {name for entry in spec for name in names_at(entry)}
         if named <= set(axes) or not named <= set(mesh.axis_names):
             return branch  # of the other axes nothing is said
         return jax.tree.map(lambda g: jax.lax.with_sharding_constraint(g, spec), branch)
@@ -69,7 +70,7 @@ def varying(p: Any, names: tuple[str, ...]) -> Any:
 
 def _over(axes: tuple[str, ...], spec: Any) -> Any:
     """The part of a spec that is about these axes."""
-    return jax.P(*(tuple(n for n in _names(entry) if n in axes) or None for entry in spec or ()))
+    return jax.P(*(tuple(n for n in names_at(entry) if n in axes) or None for entry in spec or ()))
 
 
 def without(axes: tuple[str, ...], x: Any) -> Any:
@@ -89,22 +90,17 @@ def by_rows(axes: tuple[str, ...], x: Any) -> Any:
     if lies is None or _over(axes, lies.spec) == rows:
         return x
     first, *others = _rest(axes, lies.spec)
-    return jax.reshard(x, jax.P((*axes, *_names(first)), *others))
+    return jax.reshard(x, jax.P((*axes, *names_at(first)), *others))
 
 
 def _rest(axes: tuple[str, ...], spec: Any) -> Any:
     """A spec without these axes."""
-    return jax.P(*(tuple(n for n in _names(entry) if n not in axes) or None for entry in spec))
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-    """The axes of the mesh in an entry of a spec."""
-    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
+    return jax.P(*(tuple(n for n in names_at(entry) if n not in axes) or None for entry in spec))
 
 
 def _check_spec(path: str, shape: tuple[int, ...], spec: Any, axes: tuple[str, ...], lies: Any) -> None:
     """Refuses a gradient that cannot be cut into equal parts, or not by JAX."""
-    if lies is not None and not compat.can_scatter(lies, axes) and any(map(_names, spec)):
+    if lies is not None and not compat.can_scatter(lies, axes) and any(map(names_at, spec)):
         fact = (
             f"gx.accumulate_gradients(grad_shardings=...): {leaf(path)} lies on explicit axes as {lies.spec}"
         )
@@ -112,7 +108,7 @@ def _check_spec(path: str, shape: tuple[int, ...], spec: Any, axes: tuple[str, .
         raise ValueError(say(fact, "leave it as it is by jax.P(), and jax.reshard its gradient"))
     for axis, entry in enumerate(spec):
         sizes = jax.sharding.get_abstract_mesh().shape
-        parts = int(np.prod([sizes.get(name) or axis_size(name) for name in _names(entry)]))
+        parts = int(np.prod([sizes.get(name) or axis_size(name) for name in names_at(entry)]))
         if parts > 1 and (axis >= len(shape) or shape[axis] % parts):
             fact = f"gx.accumulate_gradients(grad_shardings=...): {leaf(path)} of shape {list(shape)}"
             fact += f" cannot be cut along axis {axis} into {parts} equal parts"
@@ -121,7 +117,7 @@ def _check_spec(path: str, shape: tuple[int, ...], spec: Any, axes: tuple[str, .
 
 def cuts_of(spec: Any, across: tuple[str, ...]) -> tuple[tuple[int, tuple[str, ...]], ...]:
     """Along which axis of an array which axes of the mesh, of those over which it is added up, cut it."""
-    found = [(i, tuple(name for name in _names(entry) if name in across)) for i, entry in enumerate(spec)]
+    found = [(i, tuple(name for name in names_at(entry) if name in across)) for i, entry in enumerate(spec)]
     return tuple((i, names) for i, names in found if names)
 
 

@@ -9,6 +9,7 @@ import optax
 from .._core import door
 from .._core.errors import accepts, kind, say, short, signature_text
 from .._core.factory import factory
+from .._core.joined import Joined
 from .._core.mask import hide
 from .._core.plan import Body, Lowering, Route
 from .._core.transform import GradientTransformation, as_transform, wrap
@@ -38,7 +39,8 @@ class Groups:
 
     def select(self, tree: Any, paths: Sequence[str], places: Sequence[Any]) -> list[int]:
         """The group's number for each place, -1 for absent ones."""
-        del tree
+        if isinstance(tree, Joined):
+            return tree.answers(self.select, "gx.param_groups")
         numbers = [
             -1 if is_absent(p) else self._first(path, p) for path, p in zip(paths, places, strict=True)
         ]

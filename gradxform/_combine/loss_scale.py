@@ -16,9 +16,11 @@ import numpy as np
 
 from .._core.errors import check_integer, check_number, concrete, say
 from .._core.factory import factory
-from .._core.nested import Inner, NestedBody, run_if, squared_norm
+from .._core.nested import Inner, NestedBody
+from .._core.norms import squared_norm
 from .._core.numerics import compute_dtype, next_count, real_dtype
 from .._core.roles import Reading, declare_unit
+from .._core.skip import hold
 from .._core.states import nodes, unboxed
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_float0, is_inexact, tree_map
@@ -64,13 +66,15 @@ class LossScaleBody(NestedBody):
         finite = jnp.isfinite(jnp.sqrt(square))
 
         def run() -> Any:
-            true = inner.suited(tree_map(lambda g: _divided(g, state.scale), updates), params, updates)
+            # A factor, for a quotient that two loops need is written down. Powers of two change no digit.
+            factor = np.float32(1) / state.scale
+            true = inner.suited(tree_map(lambda g: _times(g, factor), updates), params, updates)
             return inner(true, state.inner_state, params, extra)
 
         def none() -> Any:
-            return inner.none(updates, state.inner_state, params, extra), state.inner_state
+            return inner.none(updates, state.inner_state, params, extra)
 
-        new, inner_state = run_if(finite, run, none)
+        new, inner_state = hold(finite, run, state.inner_state, none)
         good_steps = jnp.where(finite, state.good_steps + np.int32(1), np.int32(0))
         grows = good_steps >= self.growth_interval
         factor, low, high = (jnp.asarray(x).astype(jnp.float32) for x in (self.factor, self.low, self.high))
@@ -84,12 +88,12 @@ class LossScaleBody(NestedBody):
         )
 
 
-def _divided(g: Any, scale: Any) -> Any:
+def _times(g: Any, factor: Any) -> Any:
     if is_float0(g) or not is_inexact(g):
         return g
     g = jnp.asarray(g)
     dtype = compute_dtype(g.dtype)
-    return g.astype(dtype) / scale.astype(real_dtype(dtype))
+    return g.astype(dtype) * factor.astype(real_dtype(dtype))
 
 
 @factory(label="", sample={"tx": scale(0.5)})

@@ -8,6 +8,7 @@ import optax
 from .._core import door
 from .._core.errors import check_flag, say, short
 from .._core.factory import factory, mask as mask_factory
+from .._core.joined import Joined
 from .._core.mask import MaskSelector
 from .._core.plan import Body, Lowering, Route
 from .._core.transform import GradientTransformation, as_transform, wrap
@@ -155,7 +156,8 @@ class PerLayerBody(Body):
     def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
         rows = view(params)
         taken = [matches(self.stacked, path, p) for path, p in zip(rows.paths, rows.places, strict=True)]
-        if taken and not any(taken) and not any(map(is_absent, rows.places)):
+        known = not isinstance(params, Joined) and not any(map(is_absent, rows.places))
+        if taken and not any(taken) and known:
             fact = f"gx.per_layer(stacked={pattern_text(self.stacked)!r}): the pattern takes no leaf"
             raise ValueError(say(fact, f"there are {listed(rows.paths, 6)}"))
         return self.inner.body.init(params, (*stacked, self.stacked))

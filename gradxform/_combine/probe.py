@@ -19,11 +19,12 @@ import optax
 from .._core import observe
 from .._core.errors import check_flag, check_integer
 from .._core.factory import factory
-from .._core.nested import Inner, NestedBody, run_if
+from .._core.nested import Inner, NestedBody
 from .._core.numerics import compute_dtype, next_count, quotient, real_dtype, root
 from .._core.observe import COSINE, RATE, Sums, number, square
 from .._core.plan import Plan, Selector
 from .._core.roles import Count, Reading
+from .._core.skip import run_if
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import View, is_absent, spread, tree_map, view
 from .behind import stored

@@ -14,10 +14,11 @@ import numpy as np
 from .._core.depends import depends
 from .._core.errors import check_integer, check_schedule, describe_array, kind, say, short
 from .._core.factory import factory
-from .._core.nested import EitherBody, Inner, NestedBody, exact_link, run_if
+from .._core.nested import EitherBody, Inner, NestedBody, exact_link
 from .._core.numerics import cast, next_count
 from .._core.roles import Count
 from .._core.scalars import is_schedule, resolve
+from .._core.skip import run_if
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_absent, is_float0, tree_map
 from .plain import scale
@@ -56,6 +57,7 @@ class ApplyWhenBody(NestedBody):
             rest = tree_map(_passed, none, updates) if self.passes else none
             return rest, state.inner_state
 
+        # A branch and not `hold`: what rests at nine steps of ten shall do no work at them.
         new, inner_state = run_if(
             self._holds(inner.address or "apply_when", state.count, extra),
             lambda: inner(updates, state.inner_state, params, extra),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import compat
+from .eager import Compiled
 from .errors import describe_array, kind, leaf, say, short
 from .numerics import cast, compute_dtype, leaf_number, random_bits, stochastic_round
 from .tree import as_array, difference, is_absent, is_float0, is_inexact, view
@@ -58,6 +59,10 @@ def apply_updates(
         1.001
     """
     random = _checked(rounding, step, seed)
+    return _NEAREST(params, updates) if random is None else _added(params, updates, random)
+
+
+def _added(params: Any, updates: Any, random: tuple[Any, Any] | None = None) -> Any:
     rows, new = view(params), view(updates)
     problem = difference(new, rows, "the updates", "the parameters")
     if problem is not None:
@@ -66,6 +71,9 @@ def apply_updates(
         raise ValueError(say(f"gx.apply_updates(params, updates): {problem}", hint))
     added = [_add(path, p, u, random) for path, p, u in zip(rows.paths, rows.places, new.places, strict=True)]
     return rows.treedef.unflatten(added)
+
+
+_NEAREST = Compiled(_added)
 
 
 def _checked(rounding: Any, step: Any, seed: Any) -> tuple[Any, Any] | None:

@@ -139,18 +139,6 @@ def run_cut(fn: Callable[..., Any], specs: Callable[[], Any], *args: Any) -> Any
         return call(*args)
 
 
-def fitting(sharding: Any, names: Sequence[Any], shape: tuple[int, ...]) -> Any:
-    """A sharding on the same mesh by these names, without those that do not divide their dimension."""
-    sizes: Any = sharding.mesh.shape
-
-    def divides(entry: Any, size: int) -> bool:
-        axes = entry if isinstance(entry, tuple) else (entry,)
-        return size % int(np.prod([sizes[name] for name in axes if name is not None], dtype=np.int64)) == 0
-
-    kept = [entry if divides(entry, n) else None for entry, n in zip(names, shape, strict=True)]
-    return jax.sharding.NamedSharding(sharding.mesh, PartitionSpec(*kept))
-
-
 def shape_of(x: Any, like: Any) -> jax.ShapeDtypeStruct:
     """The shape and the dtype of an array, cut as the type of `like` says."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=compat.explicit_sharding(like))

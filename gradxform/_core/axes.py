@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from .errors import leaf, say, short
+from .specs import names_at
 from .tree import is_box, path_text
 
 Pairs = Sequence[tuple[str, tuple[str, ...]]]
@@ -44,16 +45,10 @@ def names_of(box: Any) -> tuple[Any, ...] | None:
     return tuple(getattr(name, "name", name) for name in names)
 
 
-def _axes(entry: Any) -> tuple[str, ...]:
-    if entry is None:
-        return ()
-    return (entry,) if isinstance(entry, str) else tuple(entry)
-
-
 def pairs_of(rules: Any, mesh: Any, who: str) -> Pairs:
     """Rules, a mapping or pairs of names, as pairs of a name and axes of the mesh."""
     given: Any = rules.items() if isinstance(rules, Mapping) else rules or ()
-    pairs = [(name, _axes(entry)) for name, entry in given]
+    pairs = [(name, names_at(entry)) for name, entry in given]
     for name, axes in pairs:
         unknown = [axis for axis in axes if axis not in mesh.axis_names]
         if unknown:
@@ -75,7 +70,9 @@ def by_rules(names: Sequence[Any], pairs: Pairs, mesh: Any, path: str, who: str)
     entries: list[Any] = [None] * len(names)
     used, done = set[str](), set[int]()
     own = [
-        (name, _axes(name)) for name in names if name is not None and set(_axes(name)) <= set(mesh.axis_names)
+        (name, names_at(name))
+        for name in names
+        if name is not None and set(names_at(name)) <= set(mesh.axis_names)
     ]
     ruled = {name for name, _ in pairs}
     for name, axes in (*pairs, *((name, axes) for name, axes in own if name not in ruled)):
@@ -99,11 +96,11 @@ def checked(spec: PartitionSpec, x: Any, mesh: Any, path: str, who: str) -> Part
     if len(spec) > len(x.shape):
         raise ValueError(say(f"{text}, which names {len(spec)} axes", "name as many as it has"))
     for size, entry in zip(x.shape, spec, strict=False):
-        unknown = [axis for axis in _axes(entry) if axis not in mesh.axis_names]
+        unknown = [axis for axis in names_at(entry) if axis not in mesh.axis_names]
         if unknown:
             fact = f"{text}, and the mesh has no axis {unknown[0]!r}"
             raise ValueError(say(fact, f"its axes are {mesh.axis_names}: is another mesh meant?"))
-        parts = int(np.prod([mesh.shape[axis] for axis in _axes(entry)], dtype=np.int64))
+        parts = int(np.prod([mesh.shape[axis] for axis in names_at(entry)], dtype=np.int64))
         if size % parts:
             fact = f"{text}: {size} is no multiple of {parts}"
             raise ValueError(say(fact, "cut another axis of it, or none"))

@@ -117,6 +117,15 @@ def is_key(x: Any) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
+def known_flag(flag: Any) -> bool | None:
+    """A flag as Python's, if it is known now; None while something is traced, or where other processes hold it."""
+    if isinstance(flag, Tracer):
+        return None
+    if isinstance(flag, jax.Array) and not (flag.is_fully_addressable or flag.is_fully_replicated):
+        return None
+    return bool(flag)
+
+
 def varying_as(x: Any, others: Any) -> Any:
     """`x`, varying (inside `shard_map`) on every mesh axis on which one of the others does."""
     missing = frozenset[str]().union(*map(varying_axes, others)) - varying_axes(x)
@@ -223,3 +232,40 @@ def shapes_in_memory(f: Any, x: Any) -> Any:
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
     return treedef.unflatten(map(one, leaves, jaxpr.out_avals))
+
+
+# ------------------------------------------------------------------------------------------------ traced programs
+
+
+def is_literal(v: Any) -> bool:
+    """Whether an operand of a traced program is a number that stands in it."""
+    return hasattr(v, "val")
+
+
+def is_dropped(v: Any) -> bool:
+    """Whether a result of a line of a traced program is used by nobody."""
+    return type(v).__name__ == "DropVar"
+
+
+def open_program(closed: Any) -> Any:
+    """A traced program without its constants."""
+    return closed.jaxpr
+
+
+def inner_program(line: Any) -> Any:
+    """The program that a line calls by an inner `jit` which says nothing of its own, such as a layout; else None."""
+    if line.primitive.name not in ("jit", "pjit"):
+        return None
+    given = line.params
+    said = (*given["in_shardings"], *given["out_shardings"])
+    layouts = (*given.get("in_layouts", ()), *given.get("out_layouts", ()))
+    plain = all(type(x).__name__ == "UnspecifiedValue" for x in said) and all(x is None for x in layouts)
+    return given["jaxpr"] if plain and not any(given["donated_invars"]) else None
+
+
+def program_of(program: Any, read: list[Any], lines: Any, made: list[Any]) -> Any:
+    """Some lines of a traced program as a function of the variables that they read, giving those that they make."""
+    from jax.extend.core import ClosedJaxpr, jaxpr_as_fun  # takes a while to import, and few need it
+
+    part = program.replace(constvars=[], invars=read, outvars=made, eqns=list(lines))
+    return jaxpr_as_fun(ClosedJaxpr(part, []))

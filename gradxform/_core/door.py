@@ -15,6 +15,8 @@ import optax
 
 from . import roles
 from .errors import describe_array, kind, leaf, say
+from .joined import Joined
+from .leaf import Leaf
 from .plan import Link, Plan
 from .tree import View, as_array, difference, is_absent, is_float0, is_inexact, listed, spread, view
 
@@ -47,6 +49,14 @@ def enter(
     wanted = view(params)
     problem = difference(got, wanted, "the updates", "the parameters")
     if problem is not None:
+        if isinstance(updates, Joined) != isinstance(params, Joined):
+            told = "the parameters", "the updates"
+            one, other = told if isinstance(params, Joined) else told[::-1]
+            fact = f"{who}: {one} are in buckets, {other} are {kind(updates if other == told[1] else params)}"
+            remedy = (
+                "parameters: gx.fused.pack(params, tx), once; gradients: those of the loss of params.unpack()"
+            )
+            raise TypeError(say(fact, remedy))
         if isinstance(params, optax.LookaheadParams):
             fact = f"{who}: the parameters are a LookaheadParams pair, of which only the fast weights have gradients"
             raise ValueError(
@@ -123,13 +133,12 @@ def check_count(address: str, count: Any) -> None:
 
 
 def check_result(
-    link: Link, path: str, before: Any, u: Any, new: Mapping[str, Any], slots: Mapping[str, Any]
+    link: Link, known: Leaf, before: Any, u: Any, new: Mapping[str, Any], slots: Mapping[str, Any]
 ) -> None:
     """Holds what a rule returned for one leaf against what it was given; an author's mistake."""
     if u is None or np.shape(u) != np.shape(before):
-        raise ValueError(
-            f"{link.address}: the rule gave {describe_array(u)} for {leaf(path)}, wanted shape {np.shape(before)}"
-        )
+        fact = f"the rule gave {describe_array(u)} for {leaf(known.path)}, wanted shape {np.shape(before)}"
+        raise ValueError(f"{link.address}: {fact}")
     unknown = [name for name in new if name not in slots]
     if unknown:
         fields = listed(list(slots)) or "none"
@@ -236,8 +245,8 @@ def check_slot(
     except (ValueError, TypeError):
         problem = difference(rows, view(tree), "the updates", f"the state's {name}") or "they differ"
         raise ValueError(say(f"{link.address}: {problem}", REMEDY)) from None
-    for path, u, s, take in zip(rows.paths, rows.places, forms, chosen, strict=True):
-        if not take or is_float0(u):
+    for path, u, x, s, take in zip(rows.paths, rows.places, stored, forms, chosen, strict=True):
+        if not take or is_float0(u) or (s is None and not is_absent(x)):
             continue
         if is_absent(s):
             fact = (

@@ -109,6 +109,12 @@ def _parts(update: Any) -> tuple[Any, ...]:
     return ()
 
 
+def hides(update: Any) -> bool:
+    """Whether masks of Optax's are in somebody's function: they are asked of the tree that it is given."""
+    name = _maker(update).rsplit(":", 1)[-1]
+    return name in ("masked", "partition", "multi_transform") or any(map(hides, _parts(update)))
+
+
 def bounds(link: Any) -> bool:
     """Whether a link clips: it bounds what comes in, and leaves alone what is within the bound."""
     if link.rule is not None:

@@ -1,6 +1,7 @@
 """`Leaf`: what a rule may know of the array it works on, and sums over it that hold for one shard too."""
 
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from .shards import Names, parts, union
 SPECS = "say which dimension is cut: PartitionSpecs in axis_names, as gx.sharding.reduce_over takes them"
 #: Why a leaf that is cut cannot be summed over here.
 PARTIAL = "is a shard in a `reduce`, whose numbers the engine adds up over shards; use jnp.sum there"
+JOINED = "holds several leaves in one row, and a sum over one of them was asked for"
 STACKED = "is cut, and of a stack of layers it must be known along which dimension"
 
 
@@ -75,9 +77,14 @@ class Leaf:
         stays = [i for i in range(len(self.here)) if i not in gone]
         here = tuple(self.here[i] for i in stays)
         if self.dims is None:
-            return replace(self, here=here)
+            return self._with(here=here)
         dims = tuple(self.dims[i] for i in stays)
-        return replace(self, here=here, axes=union(dims), dims=dims)
+        return self._with(here=here, axes=union(dims), dims=dims)
+
+    def _with(self, **fields: Any) -> "Leaf":
+        other = copy(self)  # dataclasses.replace would ask for the path
+        vars(other).update(fields)
+        return other
 
     def sum(self, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         """The sum over the leaf, or over some of its axes."""
@@ -108,6 +115,11 @@ class Leaf:
     def _over(self, x: Any, axis: Any) -> Names:
         """The mesh axes over which a sum over axes of `x`, an array shaped like the leaf, goes."""
         if not self.axes:
+            if self.why is JOINED:
+                remedy = (
+                    "a rule of reach tree that looks at whole leaves cannot run on buckets; write it leafwise"
+                )
+                raise ValueError(say(f"{place(self.path)} {JOINED}", remedy))
             return ()
         self._check()
         asked = _axes(axis, x.ndim)
@@ -120,6 +132,39 @@ class Leaf:
             fact = f"{place(self.path)}: a sum over {describe_array(x)}, and the shard is {list(self.here)}"
             raise ValueError(say(fact, "of what has fewer dimensions sum with leaf.without(axis).sum(x)"))
         return union(tuple(self.dims[i] for i in asked))
+
+
+class Place:
+    """The path of the leaf that is at work, and whether it has been asked for."""
+
+    __slots__ = ("asked", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path, self.asked = path, False
+
+
+class Nameless(Leaf):
+    """Any leaf of its kind. Who asks for its path is noticed, for what is made of that belongs to one leaf alone."""
+
+    def __init__(self, place: Place, like: Leaf) -> None:
+        vars(self).update(vars(like), path=place)
+
+    @property
+    def path(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        place: Place = vars(self)["path"]
+        place.asked = True
+        return place.path
+
+
+class Tile(Leaf):
+    """Some neighbours of a leaf, in row-major order, for what asks for the numbers of elements."""
+
+    def __init__(self, like: Leaf, here: tuple[int, ...], start: Any) -> None:
+        vars(self).update({**vars(like), "here": here, "start": start})
+
+    def offsets(self) -> Any:
+        """What to add to the number of each element here: that of the first one."""
+        return jnp.asarray(vars(self)["start"]).astype(jnp.uint32)
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:

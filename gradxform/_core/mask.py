@@ -15,6 +15,7 @@ import optax
 
 from .compat import Tracer
 from .errors import accepts, describe_array, kind, leaf, say, short, signature_text
+from .joined import Joined
 from .spec import Spec, reduce_for_pickle
 from .tree import View, difference, gather, is_absent, is_pattern, listed, matches, pattern_text, spread, view
 
@@ -57,7 +58,7 @@ class Mask:
         return reduce_for_pickle(self, self.spec)
 
 
-def _is_predicate(fn: Any) -> bool:
+def is_predicate(fn: Any) -> bool:
     """Whether a function wants `(path, leaf)` rather than a tree: two required arguments."""
     try:
         parameters = inspect.signature(fn).parameters.values()
@@ -105,6 +106,8 @@ class MaskSelector:
 
     def select(self, tree: Any, paths: Sequence[str], places: Sequence[Any]) -> list[bool]:
         mask = self.mask
+        if isinstance(tree, Joined):
+            return tree.answers(self.select, self.who)
         if not any(not is_absent(place) for place in places):
             return [False] * len(places)
         if isinstance(mask, Mask):
@@ -126,12 +129,12 @@ class MaskSelector:
 
     def _looks_at_leaves(self) -> bool:
         mask = self.mask
-        return isinstance(mask, Mask) or is_pattern(mask) or (_is_function(mask) and _is_predicate(mask))
+        return isinstance(mask, Mask) or is_pattern(mask) or (_is_function(mask) and is_predicate(mask))
 
     def hide(self, tree: Any, paths: Sequence[str], places: Sequence[Any], target: Any) -> Any:
         """See `Selector`. A branch for which a tree of booleans says False gets one `MaskedNode`, as in Optax."""
         chosen = self.select(tree, paths, places)
-        if self._looks_at_leaves():
+        if self._looks_at_leaves() or isinstance(tree, Joined):
             return hide(target, chosen, view(tree))
         flags = self.mask(tree) if _is_function(self.mask) else self.mask
 

@@ -12,16 +12,15 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from . import automatic, compat, door, observe
+from . import door, observe
 from .errors import say
-from .numerics import abs_sq, cast, compute_dtype, real_dtype, widen
+from .numerics import cast
 from .plan import Body, Lowering, Plan, Route
-from .reduce import axes_of, reduce_leaves
 from .run import run
+from .skip import no_updates
 from .transform import GradientTransformation
-from .tree import as_array, is_absent, is_float0, is_inexact, tree_map, view
+from .tree import is_absent, is_float0, is_inexact
 
 
 class NestedBody(Body):
@@ -127,8 +126,9 @@ class Inner:
         """The plan of another body in the same place: the same transform with other numbers."""
         lowering = Lowering()
         around = self.route
-        body.lower(lowering, Route(around.names, (), around.executor, around.stacked, shards=around.shards))
-        return Plan(tuple(lowering.links), tuple(lowering.segments))
+        kept: Any = {"shards": around.shards, "execute": around.execute, "sorts": around.sorts}
+        body.lower(lowering, Route(around.names, (), around.executor, around.stacked, **kept))
+        return Plan(tuple(lowering.links), tuple(lowering.segments), body is self.body)
 
     def __call__(
         self,
@@ -272,81 +272,3 @@ class _Through(_Wrapper):
 
     def alternatives(self, state: Any) -> list[tuple[Plan, list[Any]]]:
         return [(inner.plan, inner.body.split(state, inner.address)) for inner in self.inners.values()]
-
-
-def choose(flag: Any, yes: Any, no: Any) -> Any:
-    """`yes` where the flag holds, else `no`, for two states of one structure.
-
-    A selection and no multiplication: 0 * NaN is NaN.
-    """
-
-    def one(a: Any, b: Any) -> Any:
-        if a is b or is_absent(a):
-            return a
-        b = automatic.laid(b if hasattr(b, "dtype") else jnp.asarray(b), a)
-        a = a if hasattr(a, "dtype") else jnp.asarray(a)
-        return jnp.where(flag, a, b if a.dtype == b.dtype else b.astype(a.dtype))
-
-    return jax.tree.map(one, yes, no, is_leaf=is_absent)
-
-
-def no_updates(updates: Any, params: Any) -> Any:
-    """Updates of zero, of the dtypes that a step would give."""
-
-    def zero(u: Any, p: Any) -> Any:
-        if is_absent(u) or is_float0(u) or not is_inexact(u):
-            return u
-        like = u if p is None or is_absent(p) or not is_inexact(p) else p
-        return compat.varying_as(automatic.laid(jnp.zeros_like(u, dtype=like.dtype), like), (u, like))
-
-    if params is None:
-        return tree_map(lambda u: zero(u, None), updates)
-    return jax.tree.map(zero, updates, params, is_leaf=is_absent)
-
-
-def run_if(flag: Any, step: Any, idle: Any, like: Any = None) -> Any:
-    """`step()` where the flag holds, else `idle()`; the other one is not executed (but under `vmap`, both are).
-
-    Both return the same structure. The result has the dtypes and weak types of `idle()`, or of `like()` where `idle`
-    is a step too, and varies (inside `shard_map`) on the mesh axes on which either does.
-    """
-
-    def pick(step: Any, idle: Any, like: Any) -> Any:
-        resting = jax.eval_shape(like)
-        varying = [jax.eval_shape(step), jax.eval_shape(idle)] if compat.manual_axes() else []
-
-        def alike(make: Any) -> Any:
-            return lambda: jax.tree.map(_alike, make(), resting, *varying)
-
-        return jax.lax.cond(flag, alike(step), alike(idle))
-
-    return observe.carried(pick, step, idle, like or idle)
-
-
-def _alike(x: Any, resting: Any, *varying: Any) -> Any:
-    x = jnp.asarray(x)
-    x = automatic.laid(compat.like_weak(compat.strong(x, resting.dtype), resting), resting)
-    return compat.varying_as(x, (resting, *varying)) if varying else x
-
-
-def squared_norm(tree: Any, axis_names: Any, who: str) -> Any:
-    """The sum of squares over all floating leaves, in float32 or wider; Inf where a square overflows, NaN where one is.
-
-    Inside `shard_map` each leaf's part is summed over the axes of `axis_names` on which it varies.
-    """
-    rows = view(tree)
-    partials: list[Any] = []
-    axes: list[tuple[str, ...]] = []
-    widest = compute_dtype(
-        *(x.dtype for x in rows.places if not is_absent(x) and not is_float0(x) and is_inexact(x))
-    )
-    for path, x in zip(rows.paths, rows.places, strict=True):
-        if is_absent(x) or is_float0(x) or not is_inexact(x):
-            continue
-        x = as_array(x, path, who, "the updates")
-        dtype = compute_dtype(x.dtype)
-        partials.append(jnp.sum(abs_sq(widen(jnp.asarray(x), dtype))).astype(real_dtype(widest)))
-        axes.append(axes_of(path, x, axis_names, who))
-    if not partials:
-        return jnp.zeros([], jnp.float32)
-    return reduce_leaves(partials, axes, "sum")

@@ -98,20 +98,26 @@ def typed(tree: Any, mesh: Any, rules: Any = None, who: str = "gx.sharding") -> 
     def one(x: Any, spec: Any) -> Any:
         if is_absent(x) or not hasattr(x, "shape"):
             return x
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(flat, spec))
+        weak = getattr(x, "weak_type", False)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(flat, spec), weak_type=weak)
 
     return jax.tree.map(one, tree, specs(tree, mesh, rules, who), is_leaf=is_absent)
+
+
+def state_on_mesh(tx: Any, params: Any, mesh: Any, rules: Any, who: str) -> Any:
+    """The state as shapes, each with the sharding on `mesh` that a trace of `init` gives it."""
+    with compat.on_mesh(abstract(mesh)):
+        state = compat.shapes_in_memory(lambda p: run_init(tx.init, p), typed(params, mesh, rules, who))
+
+    def one(x: Any) -> Any:
+        kind = compat.HOST if compat.in_host(x) else None
+        return x.update(sharding=NamedSharding(mesh, spec_of(x) or PartitionSpec(), memory_kind=kind))
+
+    return jax.tree.map(one, state)
 
 
 def state_shardings(tx: Any, params: Any, mesh: Any = None, rules: Any = None) -> Any:
     """A `NamedSharding` for every leaf of `tx.init(params)`; see `gradxform.sharding.state_shardings`."""
     who = "gx.sharding.state_shardings(tx, params)"
     mesh = mesh_of([params], mesh, who)
-    with compat.on_mesh(abstract(mesh)):
-        state = compat.shapes_in_memory(lambda p: run_init(tx.init, p), typed(params, mesh, rules, who))
-    return jax.tree.map(
-        lambda x: NamedSharding(
-            mesh, spec_of(x) or PartitionSpec(), memory_kind=compat.HOST if compat.in_host(x) else None
-        ),
-        state,
-    )
+    return jax.tree.map(lambda x: x.sharding, state_on_mesh(tx, params, mesh, rules, who))

@@ -10,15 +10,18 @@ step, or the whole tree for a transform that is not made of rules.
     chain(scale(10.0), clip_by_global_norm(1.0), ...)                                  two: the clip needs 10 g, not g
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import jax
 
+from .joined import STACKS, Joined, check_joined
 from .leaf import Leaf
 from .numerics import cast
 from .rule import Rule
+from .scalars import is_others
 from .tree import is_absent
 
 
@@ -42,6 +45,20 @@ class Executor:
         del part
         return {name: kept(x, stored[name]) for name, x in new.items()}
 
+    def stepped(
+        self,
+        step: Callable[..., tuple[Any, dict[str, Any]]],
+        args: tuple[Any, ...],
+        stored: Mapping[str, Any],
+        part: Leaf | None = None,
+    ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """`step(*args)` on a leaf: the update, the new slots, and of these in stored form what was stored on the way.
+
+        An executor may store a slot where it is made, so that the update is made of what is stored, see `through`.
+        """
+        del stored, part
+        return *step(*args), {}
+
     def enclosed(
         self, work: Any, u: Any, stored: dict[str, Any], last: Any
     ) -> tuple[Any, dict[str, Any], Any]:
@@ -51,13 +68,18 @@ class Executor:
         """
         return *work(u, stored), last
 
+    def encloses(self, u: Any, stored: Mapping[str, Any]) -> bool:
+        """Whether `enclosed` sets this leaf apart."""
+        del u, stored
+        return False
+
     def cuttable(self, part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
         """Whether a part of this shape of an array can be stored by itself, as it is stored in the whole."""
         del part, whole
         return True
 
     def form(self, stored: Any) -> Any:
-        """What has the shape and the dtype of the array that is stored."""
+        """What has the shape and the dtype of the array that is stored; None if that is within another slot."""
         return stored
 
     def opened(self, state: Any) -> Any:
@@ -149,6 +171,10 @@ class Route:
     #: Whether some of the state is kept in the host's memory between steps.
     offloaded: bool = False
     shards: Any = None
+    #: How a leaf's pass is run, if not as it is by default, see `program.py`.
+    execute: Any = None
+    #: What executors around ask of a path and a leaf: leaves with other answers are not kept in one array.
+    sorts: tuple[Any, ...] = ()
     segment: int = 0
     worked: bool = False
 
@@ -172,6 +198,8 @@ class Link:
     reach: str = "tree"
     offloaded: bool = False
     shards: Any = None
+    execute: Any = None
+    sorts: tuple[Any, ...] = ()
 
     @property
     def axis_names(self) -> Any:
@@ -198,12 +226,23 @@ class Segment:
     wholes: list[int] = field(default_factory=list[int])
 
 
+def _asks_others(selector: Selector) -> bool:
+    """Whether leaves are chosen by somebody's function."""
+    known = vars(getattr(selector, "family", selector)).values()
+    each = [y for x in known for y in (x if isinstance(x, tuple | list) else (x,))]
+    return any(map(is_others, each))
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """The links and segments of a body. Static: it depends on the spec and on nothing that happens later."""
 
     links: tuple[Link, ...]
     segments: tuple[Segment, ...]
+    #: Whether it is there for more than one step, so that it pays to compile something for it.
+    lasting: bool = True
+    #: What has been traced for its leaves, see `program.py`.
+    programs: dict[Any, Any] = field(default_factory=dict[Any, Any], repr=False)
 
     @property
     def needs(self) -> dict[str, list[str]]:
@@ -213,6 +252,26 @@ class Plan:
             for name in link.needs:
                 found.setdefault(name, []).append(link.address)
         return found
+
+    @cached_property
+    def ruled(self) -> bool:
+        """Whether all of its links are rules, run on devices as the engine does by default, that ask nobody's function.
+
+        A schedule or a mask that is not ours may look at more than its arguments, so that it is called at every step.
+        """
+        return all(
+            x.rule is not None
+            and x.execute is None
+            and not x.offloaded
+            and not x.rule.asked_of_others
+            and not any(map(_asks_others, x.selectors))
+            for x in self.links
+        )
+
+    def again(self) -> bool:
+        """Notes a step; whether it is not the first one. What is made for one step alone is not worth compiling."""
+        steps = self.programs["steps"] = min(self.programs.get("steps", 0) + 1, 2)
+        return steps > 1
 
     @property
     def flat(self) -> tuple[Link, ...]:
@@ -256,7 +315,8 @@ class Lowering:
         reach: str,
     ) -> int:
         around = (route.selectors, route.executor, route.stacked, route.mask_extra)
-        known = {"offloaded": route.offloaded, "shards": route.shards}
+        known: dict[str, Any] = {"offloaded": route.offloaded, "shards": route.shards}
+        known |= {"execute": route.execute, "sorts": route.sorts}
         self.links.append(Link(address, rule, whole, *around, needs, reach, **known))
         return len(self.links) - 1
 
@@ -328,4 +388,8 @@ def selected(
         if family is not selector:
             answer = [number == selector.index for number in answer]  # type: ignore[attr-defined]
         chosen = [a and b for a, b in zip(chosen, answer, strict=True)]
+    if isinstance(tree, Joined):
+        tree.check(link, chosen)
+    elif STACKS in link.stacked:
+        check_joined(tree)
     return chosen

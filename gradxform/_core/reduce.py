@@ -14,12 +14,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from . import compat
 from .shards import cut_of
 
 _COMBINE: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]] = {
     "sum": (jnp.add, jax.lax.psum),
     "max": (jnp.maximum, jax.lax.pmax),
 }
+_OVER: dict[str, Callable[..., Any]] = {"sum": jnp.sum, "max": jnp.max}
+#: So many numbers are put into one array and added up there: one equation in the place of one for each.
+_MANY = 8
 
 
 def axes_of(path: str, leaf: Any, axis_names: Any, who: str) -> tuple[str, ...]:
@@ -37,6 +41,8 @@ def reduce_leaves(partials: Sequence[Any], axes: Sequence[tuple[str, ...]], comb
         7.0
     """
     pair, across = _COMBINE[combine]
+    if len(partials) >= _MANY and not any(axes) and not compat.manual_axes():
+        return jax.tree.map(lambda *xs: _OVER[combine](jnp.stack(xs), axis=0), *partials)
     # Leaves with the same axes are added first, so that there is one collective for each set of axes.
     groups: dict[tuple[str, ...], Any] = {}
     for partial, names in zip(partials, axes, strict=True):

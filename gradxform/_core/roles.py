@@ -212,6 +212,7 @@ declare_roles(optax.ScaleByRmsState, nu=SecondMoment)
 declare_roles(optax.ScaleByRssState, sum_of_squares=SecondMoment)
 declare_roles(optax.ScaleByAmsgradState, count=Count, mu=Moment, nu=SecondMoment, nu_max=SecondMoment)
 declare_roles(optax.ScaleByBeliefState, count=Count, mu=Moment, nu=SecondMoment)
+declare_roles(optax.contrib.MuonState, count=Count, mu=Moment)
 declare_roles(optax.ScaleBySM3State, nu=Moment)  # its momentum; `mu` is the list of its sums
 declare_roles(optax.FactoredState, count=Count, v_row=Factor, v_col=Factor, v=SecondMoment)
 declare_roles(optax.ApplyIfFiniteState, notfinite_count=Reading, last_finite=Reading, total_notfinite=Reading)

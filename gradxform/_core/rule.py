@@ -28,7 +28,7 @@ from .errors import leaf as place, say
 from .leaf import Leaf
 from .numerics import canonical, compute_dtype, next_count
 from .roles import Count, Role, roles_of
-from .scalars import is_schedule, resolve, resolve_decay
+from .scalars import is_others, is_schedule, resolve, resolve_decay
 from .shards import Cut, cut_in_making
 from .tree import as_array, is_absent, is_inexact, matches, pattern_text, view
 
@@ -120,6 +120,11 @@ class Rule:
     @property
     def count_field(self) -> str | None:
         return next((name for name, role in self.roles.items() if role is roles.COUNT), None)
+
+    @property
+    def asked_of_others(self) -> tuple[str, ...]:
+        """The hyperparameters that are somebody's functions of the count."""
+        return tuple(n for n, v in (*self.scalars.items(), *self.decays.items()) if is_others(v))
 
     @property
     def takes_shards(self) -> bool:

@@ -5,23 +5,30 @@ stages. The scalars are folded into the leaves' arithmetic, so a clip in front o
 and one multiplication inside a loop that runs anyway; no clipped copy of the gradients ever exists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from . import automatic, door, observe, roles
-from .leaf import PARTIAL, STACKED, Leaf
-from .numerics import compute_dtype, real_dtype, widen
+from . import automatic, compat, door, observe
+from .eager import Compiled
+from .joined import FLAT, Joined
+from .leaf import JOINED, PARTIAL, STACKED, Leaf
+from .numerics import compute_dtype, real_dtype
+from .onleaf import Facts, Partial, Pass, Task, Way
 from .plan import Body, Link, Plan, Segment, kept, selected
+from .program import SMALL, Execute, Job, Scalars, key_of, run_program, run_stacked, scalars_of, stacks
 from .reduce import reduce_leaves
-from .rule import Rule, Running, Stage, stack_depth
-from .scalars import at_dtype
+from .rule import Running, stack_depth
+from .scalars import apart, at_dtype
 from .shards import Cut, cut_if_said, cut_of
 from .tree import View, gather, is_absent, is_inexact, spread
-from .working import leave, out_dtype, promotion, work_dtype, workable
+from .working import leave, out_dtype, work_dtype, workable
+
+#: From so many leaves on it pays to set the step's scalars apart.
+_MANY = 16
 
 
 def run(
@@ -32,15 +39,39 @@ def run(
     extra: Mapping[str, Any],
     who: str = "",
     plan: Plan | None = None,
+    execute: Execute | None = None,
 ) -> tuple[Any, Any]:
     """`update` of a transform whose body is `body`; `who` is the factory, for messages.
 
-    A wrapper that runs `body` inside of its own step passes the plan that was lowered where it stands.
+    A wrapper that runs `body` inside of its own step passes the plan that was lowered where it stands. `execute` runs
+    the passes of leaves in another way, as `Route.execute` does for what is lowered below it.
     """
     plan = plan or body.plan
+
+    def step(updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:
+        return _run(body, updates, state, params, extra, who, plan, execute)
+
+    if execute is not None or not plan.lasting or not plan.ruled:
+        return step(updates, state, params, extra)
+    compiled = plan.programs.get(Compiled)
+    if compiled is None:
+        compiled = plan.programs[Compiled] = Compiled(step)
+    return compiled(updates, state, params, dict(extra))
+
+
+def _run(
+    body: Body,
+    updates: Any,
+    state: Any,
+    params: Any,
+    extra: Mapping[str, Any],
+    who: str,
+    plan: Plan,
+    execute: Execute | None,
+) -> tuple[Any, Any]:
     parts = body.split(state, who)
     rows, ps = door.enter(plan, updates, params, extra, who or "update")
-    step = _Step(plan, rows, ps, updates if params is None else params, parts, extra)
+    step = _Step(plan, rows, ps, updates if params is None else params, parts, extra, execute)
     door.check_rates(who or "update", plan.links, step.chosen, rows.paths)
     for segment in plan.segments:
         step.segment(segment)
@@ -60,8 +91,9 @@ class _Step:
         tree: Any,
         parts: list[Any],
         extra: Mapping[str, Any],
+        execute: Execute | None = None,
     ) -> None:
-        self.plan, self.rows, self.extra = plan, rows, extra
+        self.plan, self.rows, self.extra, self.execute = plan, rows, extra, execute
         self.us = list(rows.places)
         self.ps: list[Any] = [None] * len(self.us) if ps is None else ps
         self.has_params = ps is not None
@@ -82,6 +114,10 @@ class _Step:
         slots = [running.slots for running in self.running if running is not None]
         #: Whether types say how arrays are cut, so that those of one leaf must be brought together.
         self.explicit = automatic.explicit_mesh(self.us, self.ps, slots) is not None
+        #: The scalars of links as the leaves of this segment are given them, if not as they are.
+        self.ks: dict[int, dict[str, Any]] = {}
+        self.manual = bool(compat.manual_axes())
+        self.lasting = plan.again() and plan.lasting
         self.watches = observe.watches(plan, rows, self.dtype)
 
     def _start(self, number: int, link: Link) -> Running | None:
@@ -115,182 +151,168 @@ class _Step:
     # ---------------------------------------------------------------------------------------- one segment
 
     def segment(self, segment: Segment) -> None:
-        scaled: dict[tuple[int, Any], SimpleNamespace] = {}
-        for number, i in segment.stages:
-            running = self.running[number]
-            stage = running.rule.stages[i] if running else None
-            if running is None or stage is None:
-                continue
-            sums = self._reduce(number, stage, running) if stage.reduce is not None else None
-            running.scalars(stage, sums, self.extra, self.dtype)
-        for row in range(len(self.us)):
-            entries = [
-                (n, i)
-                for n, i in segment.stages
-                if self.chosen[n][row] and self._stage(n, i).step is not None
-            ]
-            if entries:
-                self._leaf(row, entries, scaled)
-        for number in segment.wholes:
-            self._whole(number)
-
-    def _stage(self, number: int, i: int) -> Stage:
-        rule = self.plan.links[number].rule
-        return Stage() if rule is None else rule.stages[i]
-
-    def _value(self, row: int) -> Any:
-        """A leaf's update in its compute dtype."""
-        return widen(
-            jnp.asarray(self.us[row]), self.dtypes[row], None if self.touched[row] else self.out[row]
-        )
-
-    def _param(self, row: int) -> Any:
-        p = self.ps[row]
-        return None if is_absent(p) or not is_inexact(p) else widen(jnp.asarray(p), self.dtypes[row])
-
-    def _slots(self, number: int, row: int, stored: Mapping[str, Any] | None = None) -> SimpleNamespace:
-        """The slots of a leaf as arrays; of `stored`, if they are not to be those of the state."""
-        link, running = self.plan.links[number], self.running[number]
-        if running is None or not running.slots:
-            return SimpleNamespace()
-        stored = self._stored(running, row) if stored is None else stored
-        dtypes: dict[str, Any] = {}
-        for name in stored:
-            squares = running.rule.roles[name] is roles.SECOND_MOMENT
-            dtypes[name] = real_dtype(self.dtypes[row]) if squares else self.dtypes[row]
-        return SimpleNamespace(**link.executor.decode(stored, dtypes))
-
-    def _stored(self, running: Running, row: int) -> dict[str, Any]:
-        return {name: rows[row] for name, rows in running.slots.items()}
-
-    def _together(self, number: int, row: int, u: Any, s: Any, p: Any) -> tuple[Any, Any, Any]:
-        """Update, slots and parameter of a leaf, cut alike on explicit axes: where the state lies, if it has any.
-
-        Slots of another shape than the parameter's are cut as `init` makes them, for the rule works as that did.
-        """
-        running = self.running[number]
-        if not self.explicit or running is None:
-            return u, s, p
-        link, forms = self.plan.links[number], self._forms(number, row)
-        like = next((x for x in forms.values() if x.shape == u.shape), p if forms and p is not None else u)
-        made: dict[str, Any] = {}
-        for name, x in vars(s).items():
-            fresh = like if x.shape == u.shape else self._fresh(link, running.rule, name, row, like)
-            made[name] = automatic.laid(x, fresh)
-        return automatic.laid(u, like), SimpleNamespace(**made), automatic.laid(p, like)
-
-    def _fresh(self, link: Link, rule: Rule, name: str, row: int, like: Any) -> Any:
-        """The shape of a slot as `init` makes it of a parameter that is cut like `like`."""
-        path, p = self.rows.paths[row], self.us[row] if is_absent(self.ps[row]) else self.ps[row]
-        depth = stack_depth(link.stacked, path, p)
-        return jax.eval_shape(lambda p: rule.init_slot(name, p, path, depth), automatic.shape_of(p, like))
-
-    def _forms(self, number: int, row: int) -> dict[str, Any]:
-        running, link = self.running[number], self.plan.links[number]
-        return (
-            {}
-            if running is None
-            else {n: link.executor.form(x) for n, x in self._stored(running, row).items()}
-        )
-
-    def _info(self, number: int, row: int) -> tuple[Leaf, int]:
-        """What a rule may know of a leaf, and the number of its leading stack axes."""
-        link, u, path = self.plan.links[number], self.us[row], self.rows.paths[row]
-        if link.reach == "element":
-            cut = cut_if_said(path, u, link.axis_names, link.address) or Cut()
-            return Leaf(path, u.shape, self.out[row], *cut), 0
-        depth = stack_depth(link.stacked, path, u)
-        cut = cut_of(path, u, link.axis_names, link.address)
-        why = STACKED if depth and not cut.known else ""
-        return Leaf(path, u.shape[depth:], self.out[row], *cut.below(depth), why), depth
-
-    def _part(self, number: int, row: int) -> Leaf | None:
-        """Which part of a leaf is here, if that has been said."""
-        link, u, path = self.plan.links[number], self.us[row], self.rows.paths[row]
-        cut = cut_if_said(path, u, link.axis_names, link.address)
-        return None if cut is None else Leaf(path, u.shape, self.out[row], *cut)
-
-    def _reduce(self, number: int, stage: Stage, running: Running) -> Any:
-        partials: list[Any] = []
-        axes: list[tuple[str, ...]] = []
-        reduce: Any = stage.reduce
-        for row, take in enumerate(self.chosen[number]):
-            if not take:
-                continue
-            link, path, dtype = self.plan.links[number], self.rows.paths[row], self.dtypes[row]
-            cut = cut_of(path, self.us[row], link.axis_names, link.address)
-            leaf = Leaf(path, self.us[row].shape, self.out[row], *cut, PARTIAL)
-            k = _at(running.k, real_dtype(dtype))
-            u, s, p = self._together(
-                number, row, self._value(row), self._slots(number, row), self._param(row)
-            )
-            with promotion(dtype):
-                partial = reduce(u, s, p, k, leaf)
-                partials.append(jax.tree.map(lambda x: jnp.asarray(x).astype(self.dtype), partial))
-            axes.append(cut.axes)
-        if not partials:  # nothing to add up: ask the rule for the shape of its partials
-            empty = jnp.zeros((0,), self.dtype)
-            slots = SimpleNamespace(**dict.fromkeys(running.slots, empty))
-            leaf = Leaf("", (0,), self.dtype)
-            partial = reduce(empty, slots, empty, _at(running.k, self.dtype), leaf)
-            return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=self.dtype), partial)
-        return reduce_leaves(partials, axes, stage.combine)
-
-    def _leaf(
-        self, row: int, entries: list[tuple[int, int]], scaled: dict[tuple[int, Any], SimpleNamespace]
-    ) -> None:
-        """Takes one leaf through all its stages of this segment."""
-        p, dtype = self._param(row), self.dtypes[row]
-        rules = [self.plan.links[number].rule for number, _ in entries]
-        # What is only passed on is not bounded for squaring either.
-        u = jnp.asarray(self.us[row]) if all(rule and rule.any_dtype for rule in rules) else self._value(row)
-        real = real_dtype(dtype)
-        for number, i in entries:
+        stages = segment.stages
+        known: dict[tuple[int, Any], Scalars] = {}
+        self.ks.clear()
+        for number, i in stages:
             running = self.running[number]
             if running is None:
                 continue
-            k = scaled.get((number, real))
-            if k is None:
-                k = scaled[number, real] = _at(running.k, real)
-            u = self._stage_of(row, number, i, running, u, p, k)
+            stage = running.rule.stages[i]
+            sums = self._reduce(number, i, running) if stage.reduce is not None else None
+            running.scalars(stage, sums, self.extra, self.dtype)
+        steps = [(n, i) for n, i in stages if self._step(n, i) is not None]
+        if len(self.us) >= _MANY and not self.manual and not self.explicit:
+            ks = {n: running.k for n, _ in steps if (running := self.running[n]) is not None}
+            self.ks.update(zip(ks, apart(list(ks.values())), strict=True))
+        for row in range(len(self.us)):
+            entries = tuple((n, i) for n, i in steps if self.chosen[n][row])
+            if entries:
+                self._leaf(row, entries, known)
+        for number in segment.wholes:
+            self._whole(number)
+
+    def _step(self, number: int, i: int) -> Any:
+        rule = self.plan.links[number].rule
+        return None if rule is None else rule.stages[i].step
+
+    def _scalars(self, number: int, row: int, known: dict[tuple[int, Any], Scalars]) -> Scalars:
+        """The scalars of a link in the dtype of a leaf."""
+        at = number, real_dtype(self.dtypes[row])
+        found = known.get(at)
+        if found is None:
+            k = self.ks.get(number) or cast("Running", self.running[number]).k
+            found = known[at] = scalars_of({name: at_dtype(x, at[1]) for name, x in k.items()})
+        return found
+
+    def _arguments(
+        self, row: int, numbers: Sequence[int], known: dict[tuple[int, Any], Scalars]
+    ) -> tuple[tuple[Any, Any, Any], tuple[Scalars, ...]]:
+        """A leaf's update, its parameter if it has one, and the slots of some links; and their scalars."""
+        p = self.ps[row]
+        p = None if is_absent(p) or not is_inexact(p) else p
+        stored = tuple(self._stored(number, row) for number in numbers)
+        return (self.us[row], p, stored), tuple(self._scalars(n, row, known) for n in numbers)
+
+    def _stored(self, number: int, row: int) -> dict[str, Any]:
+        running = self.running[number]
+        return {} if running is None else {name: rows[row] for name, rows in running.slots.items()}
+
+    def _facts(self, row: int, numbers: Sequence[int], why: str = "") -> tuple[Facts, ...]:
+        """What some links may know of a leaf; `why` nothing can be summed over it here, if that is so."""
+        return tuple(self._facts_of(row, self.plan.links[number], why) for number in numbers)
+
+    def _facts_of(self, row: int, link: Link, why: str) -> Facts:
+        u, path, out = self.us[row], self.rows.paths[row], self.out[row]
+        if link.reach == "tree" and isinstance(self.tree, Joined) and path.startswith(FLAT):
+            why = why or JOINED
+        if link.axis_names is None and not self.manual and not link.stacked:
+            return Facts(u.shape, out, why=why)
+        part = cut_if_said(path, u, link.axis_names, link.address)
+        here = None if part is None else (u.shape, *part)
+        if why:
+            return Facts(u.shape, out, *cut_of(path, u, link.axis_names, link.address), why, 0, here)
+        if link.reach == "element":
+            return Facts(u.shape, out, *(part or Cut()), "", 0, here)
+        depth = stack_depth(link.stacked, path, u)
+        cut = cut_of(path, u, link.axis_names, link.address)
+        why = STACKED if depth and not cut.known else ""
+        return Facts(u.shape[depth:], out, *cut.below(depth), why, depth, here)
+
+    def _bound(self, row: int) -> Any:
+        return None if self.touched[row] else self.out[row]
+
+    def _reduce(self, number: int, i: int, running: Running) -> Any:
+        stage, partials = running.rule.stages[i], list[Any]()
+        axes: list[tuple[str, ...]] = []
+        known: dict[tuple[int, Any], Scalars] = {}
+        groups: dict[Any, list[int]] = {}
+        found: dict[int, tuple[Job, Any, Any]] = {}
+        for row, take in enumerate(self.chosen[number]):
+            if take:
+                facts = self._facts(row, (number,), PARTIAL)
+                way = Way(self.dtypes[row], self._bound(row), "", self.explicit, self.dtype)
+                job = Job(Partial, ((number, i),), facts, way)
+                args, ks = self._arguments(row, (number,), known)
+                found[row] = job, args, ks
+                groups.setdefault(self._alike(row, job, args, ks), []).append(row)
+        for rows in stacks(groups, [0 if is_absent(u) else u.size for u in self.us]):
+            job, args, ks = found[rows[0]]
+            got = None
+            if len(rows) > 1:
+                many = [found[row][1] for row in rows]
+                got = run_stacked(self.plan, job, self.rows.paths[rows[0]], ks, many, stage.combine)
+            each = (
+                [self._do(*(found[row][0], row, *found[row][1:])) for row in rows] if got is None else [got]
+            )
+            partials.extend(each)
+            axes.extend([job.facts[0].axes] * len(each))
+        if not partials:  # nothing to add up: ask the rule for the shape of its partials
+            empty, reduce = jnp.zeros((0,), self.dtype), cast("Any", stage.reduce)
+            slots = SimpleNamespace(**dict.fromkeys(running.slots, empty))
+            k = SimpleNamespace(**{name: at_dtype(x, self.dtype) for name, x in running.k.items()})
+            partial = reduce(empty, slots, empty, k, Leaf("", (0,), self.dtype))
+            return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=self.dtype), partial)
+        return reduce_leaves(partials, axes, stage.combine)
+
+    def _alike(self, row: int, job: Job, args: Any, ks: Sequence[Scalars]) -> Any:
+        """What small leaves agree in that are reduced together; what is not small, or no program, is alone."""
+        small = (
+            self.us[row].size <= SMALL
+            and not self.manual
+            and not self.explicit
+            and self._programmed(job, args, ks)
+        )
+        if not small:
+            return row
+        leaves, treedef = jax.tree.flatten(args)
+        return key_of(job, ks, args), treedef, tuple(x.dtype for x in leaves)
+
+    def _leaf(
+        self, row: int, entries: tuple[tuple[int, int], ...], known: dict[tuple[int, Any], Scalars]
+    ) -> None:
+        """Takes one leaf through all its stages of this segment."""
+        numbers = tuple(dict.fromkeys(number for number, _ in entries))
+        way = Way(self.dtypes[row], self._bound(row), self.exact[row], self.explicit)
+        job = Job(Pass, entries, self._facts(row, numbers), way)
+        u, made = self._do(job, row, *self._arguments(row, numbers, known))
         self.us[row], self.touched[row] = u, True
+        for number, new in zip(numbers, made, strict=True):
+            for name, value in new.items():
+                cast("Running", self.running[number]).slots[name][row] = value
 
-    def _stage_of(self, row: int, number: int, i: int, running: Running, u: Any, p: Any, k: Any) -> Any:
-        """One stage of one link on one leaf: its update, and its slots written."""
-        link, dtype = self.plan.links[number], self.dtypes[row]
-        leaf, depth = self._info(number, row)
-        u, _, p = self._together(number, row, u, SimpleNamespace(), p)
-        part = self._part(number, row)
+    def _do(self, job: Job, row: int, args: tuple[Any, Any, Any], ks: Sequence[Scalars]) -> Any:
+        """Runs a job on a leaf: as a program, or, where that cannot be, with the leaf's arrays themselves."""
+        path = self.rows.paths[row]
+        if self._programmed(job, args, ks):
+            return run_program(self.plan, job, path, ks, args, self._execute(job))
+        u, p, stored = args
+        return job.made(self.plan, path)(u, p, [k.joined(k.arrays) for k in ks], stored, _Around(self, row))
 
-        def work(u: Any, stored: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-            _, s, _ = self._together(number, row, u, self._slots(number, row, stored), p)
-            before = u
-            try:
-                with promotion(dtype):
-                    u, new = _call(running.rule.stages[i].step, u, s, p, k, leaf, depth)
-            except Exception as problem:
-                problem.add_note(
-                    f"while {link.address} worked on the leaf {leaf.path!r} ({dtype.name}{list(u.shape)})"
-                )
-                raise
-            door.check_result(link, leaf.path, self.us[row], u, new, running.slots)
-            if u is not before:
-                door.check_exact(link, leaf.path, self.exact[row])
-            for watch in self.watches:
-                watch.stage(number, i, row, before, u, s)
-            if self.explicit:
-                forms = self._forms(number, row)
-                new = {name: automatic.laid(x, forms[name]) for name, x in new.items()}
-            return u, link.executor.encode(new, stored, part) if new else {}
+    def _programmed(self, job: Job, args: tuple[Any, Any, Any], ks: Sequence[Scalars]) -> bool:
+        u, _, stored = args
+        if self.watches or job.way.exact or any(k.key is None for k in ks):
+            return False
+        asked = self._execute(job) is not None
+        if not isinstance(u, compat.Tracer):
+            once = not self.lasting or any(map(self._by_host, job.numbers))
+            if self.explicit or (once and not asked):
+                return False
+        executors = [self.plan.links[number].executor for number in job.numbers]
+        enclosed = any(x.encloses(u, s) for x, s in zip(executors, stored, strict=True))
+        return not enclosed or asked
 
-        stored = self._stored(running, row)
-        if self.watches:  # what they see cannot leave an enclosure
-            u, made = work(u, stored)
-        else:
-            u, made, self.last = link.executor.enclosed(work, u, stored, self.last)
-        for name, value in made.items():
-            running.slots[name][row] = value
-        return u
+    def _by_host(self, number: int) -> bool:
+        """Whether a number of this step comes from a function of Python, and will be another one at the next."""
+        running = cast("Running", self.running[number])
+        return not all(isinstance(running.k.get(x), jax.Array) for x in running.rule.asked_of_others)
+
+    def _execute(self, job: Job) -> Execute | None:
+        """What runs a pass, if it is not run by default: the same for all of its links."""
+        if job.kind is not Pass:
+            return None
+        asked = {self.plan.links[number].execute for number in job.numbers}
+        return self.execute or (asked.pop() if len(asked) == 1 else None)
 
     def _whole(self, number: int) -> None:
         """Hands the whole tree to a transform that is not made of rules."""
@@ -360,19 +382,18 @@ class _Step:
         return running.end(lambda places, old: gather(places, old, self.rows), kept)
 
 
-def _at(k: Mapping[str, Any], dtype: Any) -> SimpleNamespace:
-    return SimpleNamespace(**{name: at_dtype(value, dtype) for name, value in k.items()})
+class _Around:
+    """What goes on around the stages of one leaf; see `Hooks`."""
 
+    def __init__(self, step: _Step, row: int) -> None:
+        self.step, self.row = step, row
 
-def _call(
-    step: Any, u: Any, s: SimpleNamespace, p: Any, k: Any, leaf: Leaf, depth: int
-) -> tuple[Any, dict[str, Any]]:
-    """One step on one leaf; leading stack axes are mapped over, so that the rule sees one array of the stack."""
+    def enclosed(self, task: Task, work: Any, u: Any, stored: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if self.step.watches:  # what they see cannot leave an enclosure
+            return work(u, stored)
+        u, made, self.step.last = task.link.executor.enclosed(work, u, stored, self.step.last)
+        return u, made
 
-    def one(g: Any, slots: dict[str, Any], p: Any) -> tuple[Any, dict[str, Any]]:
-        got = step(g, SimpleNamespace(**slots), p, k, leaf)
-        return got if isinstance(got, tuple) else (got, {})
-
-    for _ in range(depth):
-        one = jax.vmap(one)
-    return one(u, vars(s), p)
+    def seen(self, task: Task, before: Any, u: Any, s: Any) -> None:
+        for watch in self.step.watches:
+            watch.stage(task.number, task.i, self.row, before, u, s)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import compat
 from .errors import say, short
 from .numerics import Decay, TwoFloat, decay_of
 
@@ -18,6 +19,11 @@ from .numerics import Decay, TwoFloat, decay_of
 def is_schedule(value: Any) -> bool:
     """Whether a hyperparameter must be evaluated at the step count."""
     return callable(value)
+
+
+def is_others(value: Any) -> bool:
+    """Whether it is a function that is not a value of ours, and so may look at more than its arguments."""
+    return callable(value) and not hasattr(value, "spec")
 
 
 def is_zero(value: Any) -> bool:
@@ -106,3 +112,29 @@ def at_dtype(scalar: Any, dtype: Any) -> Any:
     if have is None or have == dtype or not jnp.issubdtype(have, jnp.floating):
         return scalar
     return scalar.astype(dtype)
+
+
+def apart(ks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The scalars of a traced step, computed before anything that reads them, on a CPU.
+
+    XLA copies what makes a scalar into each loop that reads it, schedules and corrections into three loops a leaf, and
+    then compiles it there: half of all instructions of AdamW. Nor does a barrier help, which is gone by then. What
+    comes out of a branch it cannot take apart, so the scalars pass through one that is always taken; that it is, no
+    compiler knows.
+    """
+    leaves, treedef = jax.tree.flatten(ks)
+    picked = [i for i, x in enumerate(leaves) if _traced_float(x)]
+    if not picked or jax.default_backend() != "cpu":
+        return ks
+    given = tuple(leaves[i] for i in picked)
+    one, zero = np.asarray(1, given[0].dtype), np.asarray(0, given[0].dtype)
+    never = (given[0] > one) & (given[0] < zero)  # of NaN too
+    got = jax.lax.cond(never, lambda xs: tuple(map(jnp.zeros_like, xs)), lambda xs: xs, given)
+    for i, x in zip(picked, got, strict=True):
+        leaves[i] = x
+    return treedef.unflatten(leaves)
+
+
+def _traced_float(x: Any) -> bool:
+    traced = isinstance(x, compat.Tracer) and getattr(x, "shape", None) == ()
+    return traced and jnp.issubdtype(x.dtype, jnp.floating)

@@ -3,11 +3,11 @@
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from . import compat
 from .axes import box_mesh, boxes
-from .placement import mesh_of, state_shardings
+from .placement import mesh_of, state_on_mesh
 from .tree import is_absent, view
 
 
@@ -35,7 +35,4 @@ def abstract_state(tx: Any, params: Any, mesh: Any, rules: Any = None) -> Any:
     """The state as shapes, each with the sharding that `state_shardings` gives; where `mesh` is None, without one."""
     if mesh is None:
         return jax.eval_shape(tx.init, bare(params))
-    # What a trace sees of layouts does not matter here, and on automatic axes every `init` can be traced.
-    with compat.on_mesh(AbstractMesh(mesh.axis_sizes, mesh.axis_names)):
-        state = jax.eval_shape(tx.init, bare(params))
-    return jax.tree.map(lambda x, s: x.update(sharding=s), state, state_shardings(tx, params, mesh, rules))
+    return state_on_mesh(tx, params, mesh, rules, "gx.sharding.state_shardings(tx, params)")

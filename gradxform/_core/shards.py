@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from . import compat
 from .errors import kind, leaf as place, say, short
+from .specs import names_at
 from .tree import is_absent, matches, view
 
 Names = tuple[str, ...]
@@ -174,7 +175,7 @@ def _by_spec(path: str, leaf: Any, spec: PartitionSpec, who: str) -> Cut:
     if len(entries) > rank:
         fact = f"{who}: {place(path)} of shape {tuple(leaf.shape)} has fewer dimensions than {short(spec)}"
         raise ValueError(say(fact, "give each leaf its own spec: a tree like the parameters, or patterns"))
-    whole = tuple(() if x is None else (x,) if isinstance(x, str) else tuple(x) for x in entries)
+    whole = tuple(map(names_at, entries))
     mesh = compat.mesh_axes() if manual else ()
     unknown = [name for name in union(whole) if mesh and name not in mesh]
     if unknown:

@@ -23,7 +23,9 @@ class Coded:
         self.started = started
         saved = unboxed(saved) if any(map(is_packed, packed_leaves(saved))) else saved
         mine, theirs = packed_leaves(started), packed_leaves(saved)
-        raw = not any(map(is_packed, theirs)) and any(_is_raw(saved, _parts(x)) for x in mine if is_packed(x))
+        # One name alone (of a node that is within another one's arrays) can be in any dictionary.
+        names = [parts for parts in map(_parts, filter(is_packed, mine)) if len(parts) > 1]
+        raw = not any(map(is_packed, theirs)) and any(_is_raw(saved, parts) for parts in names)
         self.opened = not raw and set(_written(started)) != set(_written(saved))
         self.new, self.saved = (opened(started), opened(saved)) if self.opened else (started, saved)
         self._kinds = {i: x.kind for i, x in enumerate(mine) if is_packed(x)} if self.opened else {}

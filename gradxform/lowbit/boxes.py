@@ -18,6 +18,8 @@ def into_variables(x: Quantized, like: Any) -> Quantized:
     treedef = jax.tree.structure(like)
     if treedef.num_leaves != 1:
         return x
+    if x.codes is None:  # the half of words that another node holds
+        return Quantized(x.form, None, None, treedef.unflatten([x.step]))
     scales = None if x.scales is None else treedef.unflatten([x.scales])
     return Quantized(x.form, treedef.unflatten([x.codes]), scales, x.step)
 
@@ -28,9 +30,8 @@ def outward(state: Any) -> Any:
         return state
 
     def one(x: Any) -> Any:
-        if not isinstance(x, Quantized) or not is_variable(x.codes):
-            return x
-        return jax.tree.structure(x.codes).unflatten([bare(x)])
+        box = None if not isinstance(x, Quantized) else x.step if x.codes is None else x.codes
+        return jax.tree.structure(box).unflatten([bare(x)]) if is_variable(box) else x
 
     return jax.tree.map(one, state, is_leaf=lambda x: isinstance(x, Quantized))
 
@@ -55,5 +56,11 @@ def inward(state: Any) -> Any:
 def bare(x: Quantized) -> Quantized:
     """A node without variables."""
     arrays = jax.tree.leaves(x)
-    codes, scales, step = arrays if len(arrays) == 3 else (arrays[0], None, arrays[1])
-    return Quantized(x.form, codes, scales, step)
+    names = [name for name in ("codes", "scales", "step") if getattr(x, name) is not None]
+    return Quantized(x.form, **{"codes": None, "scales": None, **dict(zip(names, arrays, strict=True))})
+
+
+def held(place: Any) -> Any:
+    """What stands in a place, without the variable around it."""
+    inside = jax.tree.leaves(place) if is_variable(place) else [place]
+    return inside[0] if inside else None

@@ -5,10 +5,11 @@
                      needs, however gradients differ in size; else m itself, in steps that grow with it
     all others       as they are: counts, second iterates, sums on their way, factors
 
-The step is made of the new moments before they are stored.
+The step is made of the new moments before they are stored. Only of 16 bits, where a moment and a second moment of one
+parameter share a word (`words`), is it made of what that holds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from .._core import compat, roles
 from .._core.errors import check_integer, describe_array, say, short
 from .._core.factory import factory
+from .._core.joined import Joined
 from .._core.numerics import leaf_number
 from .._core.plan import Body, Lowering, Route
 from .._core.roles import is_exact, is_own, roles_of
@@ -27,12 +29,13 @@ from .._core.spec import Example
 from .._core.states import changed
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_absent, is_inexact, is_variable, matches, path_text, paths_of, view
-from .boxes import bare, into_variables, inward, outward
+from .boxes import bare, held, into_variables, inward, outward
 from .codecs import RootCodec, SignedCodec
 from .dynamic import DynamicCodec
 from .float8 import Float8Codec
 from .storage import STORAGE, divided, is_stored
-from .stored import CastCodec, Codec, Form, Quantized, decode, stored
+from .stored import CastCodec, Codec, Form, Quantized, decode, stored, stored_words
+from .words import WordCodec
 
 _BITS = (4, 8, 16, 32)
 _ROUNDINGS = ("stochastic", "nearest")
@@ -58,9 +61,15 @@ class Choice:
     seed: int
     map: str = "adaptive"
 
-    def bits(self, role: roles.Role, path: str, x: Any, parts: int) -> int:
-        """The bits of one array; 32 means as it is, and so is what `quantized` inside has stored."""
-        if is_absent(x) or is_stored(x) or not hasattr(x, "shape") or not is_inexact(x) or not x.shape:
+    def bits(self, role: roles.Role, path: str, x: Any, parts: int, member: Any = None) -> int:
+        """The bits of one array; 32 means as it is, and so is what `quantized` inside has stored.
+
+        Of an array that holds several leaves, one of them decides, `member`: its path and its shape.
+        """
+        if is_absent(x) or is_stored(x) or not hasattr(x, "shape") or not is_inexact(x):
+            return 32
+        path, x = member or (path, x)
+        if not x.shape:
             return 32
         if parts * int(np.prod(x.shape)) < max(self.min_size, 1):
             return 32
@@ -71,34 +80,51 @@ class Choice:
             return 32
         return self.moment if role is roles.MOMENT else self.second_moment
 
+    def sort(self, path: str, x: Any) -> tuple[int, int]:
+        """In what leaves have to agree to be kept in one array."""
+        first, second = (self.bits(role, path, x, 1) for role in (roles.MOMENT, roles.SECOND_MOMENT))
+        return first, second
+
     def node(
-        self, address: str, node: Any, shapes: Mapping[str, tuple[int, ...]], parts: Mapping[str, int]
+        self,
+        address: str,
+        node: Any,
+        shapes: Mapping[str, tuple[int, ...]],
+        parts: Mapping[str, int],
+        members: Mapping[str, Any],
     ) -> Any:
         """A state of one link with its moments stored; `shapes` are those of the parameters, by path.
 
-        `parts` is into how many parts, one of which is seen, `shard_map` has cut a parameter.
+        `parts` is into how many parts, one of which is seen, `shard_map` has cut a parameter, `members` is a leaf of
+        each array that holds several.
         """
         known = roles_in(node, shapes)
         squares = [name for name, role in known.items() if role is roles.SECOND_MOMENT]
         moments = [name for name, role in known.items() if role is roles.MOMENT]
-        stands: dict[str, list[Any]] = {}
-        trees: dict[str, Any] = {}
-        for name in (*squares, *moments):
+        fields = (*squares, *moments)
+        rows = {name: jax.tree.flatten(getattr(node, name), is_leaf=_is_place) for name in fields}
+        given = {
+            name: [bare(x) if is_stored(x) else held(x) for x in places] for name, (places, _) in rows.items()
+        }
+        made = {name: list(places) for name, places in given.items()}
+        for name in fields:
             related = squares[0] if squares and name in moments and not is_own(type(node), name) else ""
-            places, treedef = jax.tree.flatten(getattr(node, name), is_leaf=_is_place)
-            many = len(places)
-            besides = stands[related] if related and len(stands[related]) == many else [None] * many
-            stands[name] = [bare(x) if is_stored(x) else _array(x) for x in places]
-            for i, (path, beside) in enumerate(zip(paths_of(treedef), besides, strict=True)):
-                x = stands[name][i]
-                bits = self.bits(known[name], path, x, parts.get(path, 1))
-                if bits == 32:
-                    continue
-                where = "/".join(filter(None, (address, name, path)))
-                kept = stands[name][i] = self._stored(where, name, known[name], x, bits, related, beside)
-                places[i] = into_variables(kept, places[i]) if is_variable(places[i]) else kept
-            trees[name] = treedef.unflatten(places)
-        return node._replace(**trees)
+            many = len(made[name])
+            besides = made[related] if related and len(made[related]) == many else [None] * many
+            for i, (path, beside) in enumerate(zip(paths_of(rows[name][1]), besides, strict=True)):
+                x = given[name][i]
+                bits = self.bits(known[name], path, x, parts.get(path, 1), members.get(path))
+                if bits != 32:
+                    where = "/".join(filter(None, (address, name, path)))
+                    made[name][i] = self._stored(where, name, known[name], x, bits, related, beside)
+        if squares and moments:
+            _share(moments[0], squares[0], given, made)
+        return node._replace(
+            **{
+                name: treedef.unflatten(map(_boxed, made[name], places))
+                for name, (places, treedef) in rows.items()
+            }
+        )
 
     def _stored(
         self, where: str, name: str, role: roles.Role, x: Any, bits: int, related: str, beside: Any
@@ -125,6 +151,30 @@ class Choice:
         return RootCodec(bits) if squares else SignedCodec(bits)
 
 
+def _boxed(made: Any, place: Any) -> Any:
+    """What has been stored of a place, in a variable if the place is one; what has not, as it is."""
+    if not is_stored(made) or is_stored(place):
+        return place
+    return into_variables(made, place) if is_variable(place) else made
+
+
+def _share(moment: str, square: str, given: Mapping[str, list[Any]], made: Mapping[str, list[Any]]) -> None:
+    """Puts a moment and a second moment that are stored in 16 bits each into words of 32."""
+    names = moment, square
+    if len(made[moment]) != len(made[square]):
+        return
+    for i, halves in enumerate(zip(*(made[name] for name in names), strict=True)):
+        floats = [given[name][i] for name in names]
+        apart = [is_stored(x) and isinstance(x.form.codec, CastCodec) for x in halves]
+        if not all(apart) or any(map(is_stored, floats)) or halves[0].shape != halves[1].shape:
+            continue
+        upper, lower = (
+            replace(x.form, codec=WordCodec(name == moment), beside=other)
+            for name, other, x in zip(names, reversed(names), halves, strict=True)
+        )
+        made[moment][i], made[square][i] = stored_words((upper, lower), floats[0], floats[1])
+
+
 def _is_place(x: Any) -> bool:
     return is_absent(x) or is_stored(x) or is_variable(x)
 
@@ -137,12 +187,6 @@ def _parts(path: str, p: Any) -> int:
     return int(np.prod([jax.lax.axis_size(name) for name in axes], dtype=np.int64))
 
 
-def _array(place: Any) -> Any:
-    """What stands in a place, without the variable around it."""
-    inside = jax.tree.leaves(place) if is_variable(place) else [place]
-    return inside[0] if inside else None
-
-
 def roles_in(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, roles.Role]:
     """The roles of a state's fields; where none is declared, by their names, if they are shaped like the parameters."""
     known = roles_of(type(node))
@@ -153,7 +197,7 @@ def roles_in(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, role
         if role is roles.OTHER:
             continue
         places, treedef = jax.tree.flatten(getattr(node, name), is_leaf=_is_place)
-        arrays = (bare(x) if is_stored(x) else _array(x) for x in places)
+        arrays = (bare(x) if is_stored(x) else held(x) for x in places)
         if any(
             shapes.get(path) != getattr(x, "shape", None)
             for path, x in zip(paths_of(treedef), arrays, strict=True)
@@ -175,10 +219,18 @@ class QuantizedBody(Body):
         shapes = {path: getattr(p, "shape", ()) for path, p in zip(rows.paths, rows.places, strict=True)}
         state = self.inner.body.init(params, stacked)
         parts = {path: _parts(path, p) for path, p in zip(rows.paths, rows.places, strict=True)}
-        return changed(state, lambda address, node: self.choice.node(address, node, shapes, parts))
+        members = params.members if isinstance(params, Joined) else {}
+        if isinstance(params, Joined):
+            params.answers(self._sorts, "gx.lowbit.quantized")
+        return changed(state, lambda address, node: self.choice.node(address, node, shapes, parts, members))
+
+    def _sorts(self, tree: Any, paths: Sequence[str], places: Sequence[Any]) -> list[Any]:
+        del tree
+        return [self.choice.sort(path, x) for path, x in zip(paths, places, strict=True)]
 
     def lower(self, lowering: Lowering, route: Route) -> Route:
-        return route.after(self.inner.body.lower(lowering, replace(route, executor=STORAGE)))
+        inside = replace(route, executor=STORAGE, sorts=(*route.sorts, self.choice.sort))
+        return route.after(self.inner.body.lower(lowering, inside))
 
     def split(self, state: Any, address: str) -> list[Any]:
         return self.inner.body.split(outward(state), address)
@@ -208,12 +260,15 @@ def quantized(
 ):
     """Stores the moments of any transform in 8 or 4 bits, so that AdamW's state takes 2.06 bytes a parameter, not 8.
 
-    **Update**: that of `tx`, made of its new moments before they are stored; the next step reads what was stored.
+    **Update**: that of `tx`, made of its new moments before they are stored; the next step reads what was stored. With
+    two moments in a word it is made of what is stored, except for transforms of Optax's.
 
     Args:
         tx: any transform, ours or Optax's, a whole optimizer or a part of it. What a field means is read from its role,
             or for a class without roles from its name (`mu`, `nu`, `trace`, ...).
-        bits: 8; 4 (1.06 bytes a parameter for AdamW); 16, which is bfloat16; 32, which is as it is.
+        bits: 8; 4 (1.06 bytes a parameter for AdamW); 16, which is bfloat16, of a moment and a second moment beside it
+            both in one word of 32 bits: 4 bytes a parameter, and the only one that is faster than float32 on a CPU; 32,
+            which is as it is.
         moment, second_moment: the bits of fields of one role, in the place of `bits`.
         wide: patterns of parameters whose state stays as it is: by default embeddings, whose rows are seldom used.
         paths: the bits by patterns of parameters, the first that fits, before all others: `{"*/head/*": 16}`.
@@ -231,7 +286,9 @@ def quantized(
         16-bit scale for 64 of them, an int32 count of writings. A second moment is stored on a logarithmic map on which
         nothing but zero is zero; a moment beside one as multiples of its root, a moment alone in steps that grow with
         it. What a rule takes the difference of, as centred RMSprop does, stays as it is. A block of 64 with a number
-        that is not finite is NaN when it is read: put `gx.guard` around.
+        that is not finite is NaN when it is read: put `gx.guard` around. With 16 bits the node of the first moment has
+        words, that of the first second moment refers to it, and what is not finite stays alone; moments without such a
+        partner are arrays of bfloat16.
 
     Reach: that of `tx`. Links stay in the passes in which they are without.
 

@@ -4,7 +4,7 @@ Within one pass a leaf's slots are floats between reading and writing only, so t
 ever exists. What another library's transform keeps is decoded around its `update`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,13 +13,15 @@ import numpy as np
 
 from .._core import compat
 from .._core.leaf import Leaf
-from .._core.nested import run_if
 from .._core.numerics import cast
 from .._core.packed import keep_by
 from .._core.plan import Executor, kept
+from .._core.skip import run_if
+from .._core.through import through
 from .boxes import inward, outward
 from .codecs import RootCodec, fold
-from .stored import Quantized, again, decode
+from .stored import Quantized, again, decode, halves, words_again
+from .words import WordCodec
 
 _BLOCK = RootCodec(8).block
 #: A divisor in the place of the root of zero.
@@ -34,9 +36,12 @@ class Storage(Executor):
     def decode(self, stored: Mapping[str, Any], dtypes: Mapping[str, Any]) -> dict[str, Any]:
         """The slots of one leaf as arrays, those first by whose root others are divided."""
         wide: dict[str, Any] = {}  # a root is taken before the cast, as in front of the division
+        for name, beside in _in_words(stored).items():
+            wide[name], wide[beside] = halves(stored[name])
         for name in _ordered(stored):
             x = stored[name]
-            wide[name] = decode(x) if isinstance(x, Quantized) else x
+            if name not in wide:
+                wide[name] = decode(x) if isinstance(x, Quantized) else x
             if isinstance(x, Quantized) and x.form.relative:
                 wide[name] = wide[name] * _root(wide[x.form.relative])
         return {name: cast(wide[name], dtypes[name]) for name in stored}
@@ -46,12 +51,19 @@ class Storage(Executor):
     ) -> dict[str, Any]:
         """The new slots of one leaf, and again those that are divided by the root of a new one."""
         made: dict[str, Any] = {}
+        for upper, lower in _in_words(stored).items():
+            if (
+                upper in new or lower in new
+            ):  # a half that is not new is on the lattice, and stays where it is
+                both = {**self._wide(stored), **new}
+                old = stored[upper], stored[lower]
+                made[upper], made[lower] = words_again(both[upper], both[lower], old, part)
         for name, x in stored.items():
             if isinstance(x, Quantized) and x.form.relative in new and name not in new:
-                new = {**new, name: self.decode(stored, dict.fromkeys(stored, jnp.dtype(np.float32)))[name]}
+                new = {**new, name: self._wide(stored)[name]}
         for name in _ordered(stored):
             old = stored[name]
-            if name not in new:
+            if name not in new or name in made:
                 continue
             if not isinstance(old, Quantized):
                 made[name] = kept(new[name], old)
@@ -63,6 +75,41 @@ class Storage(Executor):
             made[name] = again(x, old, part)
         return made
 
+    def _wide(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        return self.decode(stored, dict.fromkeys(stored, jnp.dtype(np.float32)))
+
+    def stepped(
+        self,
+        step: Callable[..., tuple[Any, dict[str, Any]]],
+        args: tuple[Any, ...],
+        stored: Mapping[str, Any],
+        part: Leaf | None = None,
+    ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """The step, its update made of the words that are stored.
+
+        Made of the moments in front of their rounding, it would have to make these again, of the old words.
+        """
+        pairs = _in_words(stored)
+        if not pairs:
+            return super().stepped(step, args, stored, part)
+        u, names = jax.eval_shape(step, *args)
+        names, first = list(names), len(jax.tree.leaves(u))
+        groups = [
+            (first + names.index(a), first + names.index(b))
+            for a, b in pairs.items()
+            if a in names and b in names
+        ]
+        made: dict[str, Any] = {}
+
+        def written(group: tuple[int, ...], values: Sequence[Any]) -> list[Any]:
+            upper, lower = (names[i - first] for i in group)
+            old = stored[upper], stored[lower]
+            made[upper], made[lower] = words_again(values[0], values[1], old, part)
+            return [cast(x, old.dtype) for x, old in zip(halves(made[upper]), values, strict=True)]
+
+        u, new = through(step, args, groups, written)
+        return u, new, made
+
     def enclosed(
         self, work: Any, u: Any, stored: dict[str, Any], last: Any
     ) -> tuple[Any, dict[str, Any], Any]:
@@ -72,14 +119,13 @@ class Storage(Executor):
         plans its memory. What is in a branch it cannot take apart, and a leaf that needs a number of the one before
         cannot be begun: what is float32 is a few times the largest leaf, however many there are.
         """
-        coded = [x for x in stored.values() if isinstance(x, Quantized)]
-        plain = not coded or not isinstance(u, compat.Tracer) or bool(compat.manual_axes())
-        if plain or jax.default_backend() != "cpu":
+        if not self.encloses(u, stored):
             return *work(u, stored), last
+        coded = [x for x in stored.values() if is_stored(x) and x.codes is not None]
         if last is not None:  # 0, but no compiler knows that a scale has 16 bits
             never = (jnp.max(last).astype(jnp.int32) > np.int32(2**20)).astype(jnp.uint8)
             u = u + never.astype(u.dtype)
-            stored = {n: _plus(x, never) if isinstance(x, Quantized) else x for n, x in stored.items()}
+            stored = {n: _plus(x, never) if is_stored(x) else x for n, x in stored.items()}
         given, held = u, stored
         always = jnp.asarray(coded[0].step) >= 0
         renewed: list[str] = []  # a rule may leave slots as they are, and both branches have all
@@ -91,8 +137,14 @@ class Storage(Executor):
 
         new, made = run_if(always, taken, lambda: (jnp.zeros_like(given), held))
         made = {name: made[name] for name in renewed}
-        waits = [_words(x) for x in made.values() if isinstance(x, Quantized)]
+        waits = [_words(x) for x in made.values() if is_stored(x) and x.codes is not None]
         return new, made, waits[-1] if waits else last
+
+    def encloses(self, u: Any, stored: Mapping[str, Any]) -> bool:
+        """Where XLA takes programs apart: in a traced step on a CPU."""
+        coded = any(is_stored(x) and not isinstance(x.form.codec, WordCodec) for x in stored.values())
+        traced = isinstance(u, compat.Tracer) and not compat.manual_axes()
+        return coded and traced and jax.default_backend() == "cpu"
 
     def cuttable(self, part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
         """Only in whole blocks: a part of one has the wrong scales."""
@@ -104,6 +156,8 @@ class Storage(Executor):
         """The shape and dtype of what is stored."""
         if not isinstance(stored, Quantized):
             return stored
+        if stored.codes is None:
+            return None
         sharding = compat.explicit_sharding(stored.codes)
         return jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=sharding)
 
@@ -114,6 +168,12 @@ class Storage(Executor):
     def closed(self, new: Any, old: Any) -> Any:
         """The inverse of `opened`."""
         return inward(closed(new, outward(old)))
+
+
+def _in_words(stored: Mapping[str, Any]) -> dict[str, str]:
+    """The fields that hold words, and those of which these are the lower halves."""
+    held = {name: x.form for name, x in stored.items() if is_stored(x) and x.codes is not None}
+    return {name: form.beside for name, form in held.items() if form.beside in stored}
 
 
 def _ordered(stored: Mapping[str, Any]) -> list[str]:

@@ -25,12 +25,14 @@ import numpy as np
 from .._core import automatic, compat
 from .._core.errors import say
 from .._core.leaf import Leaf
-from .._core.nested import run_if
 from .._core.numerics import random_bits, stochastic_round
+from .._core.skip import run_if
+from .._core.specs import fitting, padded
 from .codecs import RootCodec, SignedCodec, fold, from_blocks, to_blocks
 from .dynamic import DynamicCodec
 from .float8 import Float8Codec
 from .serial import tell_flax
+from .words import WordCodec, draws, packed, unpacked
 
 #: By how much thresholds go on, as shares of 2^32: the root of 2, and for a moment beside another the golden ratio.
 _TURN, _TURN_BESIDE = np.uint32(0x6A09E667), np.uint32(0x9E3779B9)
@@ -43,7 +45,7 @@ class CastCodec:
     dtype: str = "bfloat16"
 
 
-Codec = RootCodec | SignedCodec | DynamicCodec | Float8Codec | CastCodec
+Codec = RootCodec | SignedCodec | DynamicCodec | Float8Codec | CastCodec | WordCodec
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Form:
 
     `field` is the state's field in which it stands, and `relative` the one beside it by whose root the numbers are
     divided before they are coded. `salt` is the hash of the seed and the address. `odd` tells that the last code of 4
-    bits in a row is none. `row` are the sizes of the axes that are cut into blocks together.
+    bits in a row is none. `row` are the sizes of the axes that are cut into blocks together. `beside` is the field with
+    which it shares words; of the half that is only referred to, `row` is the shape.
     """
 
     codec: Codec
@@ -63,6 +66,7 @@ class Form:
     nearest: bool = False
     odd: bool = False
     row: tuple[int, ...] = ()
+    beside: str = ""
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -70,7 +74,9 @@ class Quantized:
     """An array in few bits: `codes` shaped like it, with 4 bits two in a byte along the last axis, and `scales`.
 
     There is one scale a block; blocks are cut along the last axis, short axes folded together first. `step` counts how
-    often it has been written. `jnp.asarray(x)` has the array that it stands for; `x.nbytes` what it takes.
+    often it has been written. `jnp.asarray(x)` has the array that it stands for; `x.nbytes` what it takes. Two moments
+    in words of 32 bits are in the `codes` of one node, and the other one has none; there `step` starts at a number that
+    tells leaves apart.
     """
 
     def __init__(self, form: Form, codes: Any, scales: Any, step: Any) -> None:
@@ -80,8 +86,10 @@ class Quantized:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the array that is stored, inside `shard_map` of its own part."""
+        if self.codes is None:
+            return self.form.row
         shape: tuple[int, ...] = self.codes.shape
-        if isinstance(self.form.codec, CastCodec) or self.form.codec.bits == 8:
+        if isinstance(self.form.codec, CastCodec | WordCodec) or self.form.codec.bits == 8:
             return shape
         return (*shape[:-1], 2 * shape[-1] - self.form.odd)
 
@@ -106,6 +114,8 @@ class Quantized:
         codec = self.form.codec
         if isinstance(codec, DynamicCodec):
             return "8 bits, dynamic map"
+        if isinstance(codec, WordCodec):
+            return "bfloat16, two in a word"
         return codec.dtype if isinstance(codec, CastCodec | Float8Codec) else f"{codec.bits} bits"
 
     @property
@@ -127,6 +137,11 @@ class Quantized:
         return cls(form, *children)
 
     def __jax_array__(self) -> Any:
+        if self.codes is None:
+            raise TypeError(
+                f"this array is in the words of {self.form.beside} beside it; "
+                "gx.lowbit.dequantized(state) has both"
+            )
         if self.form.relative:
             raise TypeError(
                 f"this array is stored as multiples of the root of {self.form.relative} beside it; "
@@ -139,7 +154,7 @@ class Quantized:
         return np.asarray(self.__jax_array__(), dtype)
 
     def __repr__(self) -> str:
-        size = list(self.shape) if hasattr(self.codes, "shape") else ""
+        size = list(self.shape) if self.codes is None or hasattr(self.codes, "shape") else ""
         return f"Quantized({self.form.dtype}{size} in {self.kind})"
 
 
@@ -156,13 +171,13 @@ def _laid(made: Quantized, x: Any) -> Quantized:
     sharding = compat.explicit_sharding(x)
     if sharding is None or not made.codes.shape:
         return made
-    names = (*sharding.spec, *[None] * (x.ndim - len(sharding.spec)))
-    made.codes = automatic.cut(made.codes, automatic.fitting(sharding, names, made.codes.shape))
+    names = padded(sharding.spec, x.ndim)
+    made.codes = automatic.cut(made.codes, fitting(sharding.mesh, names, made.codes.shape))
     if made.scales is not None:
         lead = made.scales.ndim - 1  # the axes behind these are one, of which the first is the outermost
         across = None if any(names[lead + 1 :]) or isinstance(made.form.codec, DynamicCodec) else names[lead]
         made.scales = automatic.cut(
-            made.scales, automatic.fitting(sharding, (*names[:lead], across), made.scales.shape)
+            made.scales, fitting(sharding.mesh, (*names[:lead], across), made.scales.shape)
         )
     return made
 
@@ -187,8 +202,41 @@ def _enclosed(x: Any) -> bool:
     return isinstance(x, compat.Tracer) and not compat.manual_axes() and jax.default_backend() == "cpu"
 
 
+def stored_words(forms: tuple[Form, Form], m: Any, v: Any) -> tuple[Quantized, Quantized]:
+    """Two arrays stored in words for the first time, to nearest.
+
+    The salt is the start of the counter and not in the form, so that leaves alike have equal forms: they are traced
+    once, and their loops are the same.
+    """
+    m, v = (jnp.asarray(x) for x in (m, v))
+    word = _packed_words(*jax.lax.optimization_barrier((m, v)), None)
+    start = jnp.asarray(forms[0].salt >> 2, jnp.int32)
+    upper, lower = (replace(form, salt=0) for form in forms)
+    made = _laid(Quantized(upper, word, None, start), m)
+    return made, Quantized(replace(lower, row=tuple(v.shape)), None, None, jnp.zeros([], jnp.int32))
+
+
+def words_again(
+    m: Any, v: Any, old: tuple[Quantized, Quantized], part: Leaf | None = None
+) -> tuple[Quantized, Quantized]:
+    """New values in the place of the old ones, of both halves."""
+    upper, lower = old
+    form, step, m = upper.form, jnp.asarray(upper.step), jnp.asarray(m)
+    draw = None if form.nearest else draws(*_counted(form, step, m, part))
+    (word,) = automatic.laid_like((_packed_words(m, jnp.asarray(v), draw),), (upper.codes,))
+    # The lower half's counter rests: it is there so that no node is without an array, which checkpoints forget.
+    return Quantized(form, word, None, step + np.int32(1)), lower
+
+
+def halves(x: Quantized) -> tuple[Any, Any]:
+    """Both arrays of words, in float32."""
+    return tuple(automatic.laid_like(_unpacked_words(x.codes), (x.codes, x.codes)))
+
+
 def decode(x: Quantized) -> Any:
     """The numbers that are stored, in float32."""
+    if isinstance(x.form.codec, WordCodec):
+        return halves(x)[0]
     _check_part(x)
     found = _decoded(x.form.codec, x.codes, x.scales, x.shape)
     sharding = compat.explicit_sharding(x.codes)
@@ -197,7 +245,7 @@ def decode(x: Quantized) -> Any:
 
 def _row(form: Form, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The axes that are cut into blocks together."""
-    if isinstance(form.codec, CastCodec):
+    if isinstance(form.codec, CastCodec | WordCodec):
         return ()
     lead = 0 if isinstance(form.codec, DynamicCodec) else len(fold(shape, form.codec.block)[0])
     return shape[lead:]
@@ -208,7 +256,7 @@ def _check_part(x: Quantized) -> None:
     part, whole, codec = _row(x.form, x.shape), x.form.row, x.form.codec
     if part == whole:
         return
-    block = 0 if isinstance(codec, DynamicCodec | CastCodec) else codec.block
+    block = 0 if isinstance(codec, DynamicCodec | CastCodec | WordCodec) else codec.block
     whole_blocks = block and not any(int(np.prod(axes)) % block for axes in (part, whole))
     if whole_blocks and len(part) == len(whole) and part[1:] == whole[1:]:
         return
@@ -220,7 +268,7 @@ def _check_part(x: Quantized) -> None:
 # Compiled, so that `init` and steps outside of `jit` do not take hundreds of small programs; inside they are inlined.
 @partial(jax.jit, static_argnums=(0, 3), inline=True)
 def _decoded(codec: Codec, codes: Any, scales: Any, shape: tuple[int, ...]) -> Any:
-    if isinstance(codec, CastCodec):
+    if isinstance(codec, CastCodec | WordCodec):
         return codes.astype(jnp.float32)
     if isinstance(codec, DynamicCodec):
         return codec.decode(codes, scales)
@@ -236,7 +284,7 @@ def _decoded(codec: Codec, codes: Any, scales: Any, shape: tuple[int, ...]) -> A
 @partial(jax.jit, static_argnums=0, inline=True)
 def _encoded(codec: Codec, x: Any, threshold: Any) -> tuple[Any, Any]:
     x = x.astype(jnp.float32)
-    if isinstance(codec, CastCodec):
+    if isinstance(codec, CastCodec | WordCodec):
         if threshold is None or codec.dtype != "bfloat16":
             return x.astype(codec.dtype), None
         return stochastic_round(x, (threshold * np.float32(2**16)).astype(jnp.uint32)), None
@@ -248,16 +296,32 @@ def _encoded(codec: Codec, x: Any, threshold: Any) -> tuple[Any, Any]:
     return (_packed(codes) if codec.bits == 4 else codes), scales
 
 
+@partial(jax.jit, inline=True)
+def _packed_words(m: Any, v: Any, draw: Any) -> Any:
+    return packed(m.astype(jnp.float32), v.astype(jnp.float32), draw)
+
+
+@partial(jax.jit, inline=True)
+def _unpacked_words(word: Any) -> tuple[Any, Any]:
+    return unpacked(word)
+
+
 def _thresholds(form: Form, step: Any, like: Any, part: Leaf | None) -> Any:
+    salt, step, shape, offset = _counted(form, step, like, part)
+    turn = _TURN_BESIDE if form.relative else _TURN
+    bits = random_bits(salt, 0, 0, shape, offset) + step.astype(jnp.uint32) * turn
+    return (bits >> np.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
+
+
+def _counted(form: Form, step: Any, like: Any, part: Leaf | None) -> tuple[Any, Any, tuple[int, ...], Any]:
+    """What the threshold of an element is made of: salt, writing, and the numbers of the elements."""
     salt: Any = np.uint32(form.salt)
     known = part is not None and part.here == like.shape
     # Inside shard_map an element's number is that in its shard, unless it is known where the shard stands.
     for name in () if known else sorted(compat.varying_axes(like)):
         salt = salt + jnp.uint32(0x85EBCA6B) * (jax.lax.axis_index(name).astype(jnp.uint32) + np.uint32(1))
-    turn = _TURN_BESIDE if form.relative else _TURN
     offset = part.offsets() if part is not None and known else 0
-    bits = random_bits(salt, 0, 0, like.shape, offset) + step.astype(jnp.uint32) * turn
-    return (bits >> np.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
+    return salt, step, like.shape, offset
 
 
 def _packed(codes: Any) -> Any:

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from .._core.errors import kind, leaf as place, say, short
 from .._core.plan import Executor, Plan, selected
 from .._core.rule import stack_depth
+from .._core.specs import names_at, padded
 from .._core.tree import is_absent, is_float0, is_inexact, listed, matches, pattern_text, view
 
 
@@ -27,18 +28,6 @@ class LeafSlice:
     dim: int | None
     #: Why it is not cut; empty if it is, and where there is nothing to cut.
     reason: str = ""
-
-
-def names_at(entry: Any) -> tuple[str, ...]:
-    """The mesh axes over which one dimension is cut, by its entry in a `PartitionSpec`."""
-    if entry is None or isinstance(entry, str):
-        return () if entry is None else (entry,)
-    return tuple(entry) if isinstance(entry, tuple | list) else ()
-
-
-def padded(spec: PartitionSpec, ndim: int) -> tuple[Any, ...]:
-    """One entry a dimension."""
-    return (*spec, *(None,) * (ndim - len(spec)))
 
 
 def cut(

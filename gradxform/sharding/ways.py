@@ -17,8 +17,9 @@ from .._core.automatic import laid
 from .._core.errors import leaf as place, say
 from .._core.numerics import real_dtype
 from .._core.shards import ByPath, made_of
+from .._core.specs import fitting, names_at, padded
 from .._core.tree import is_absent, is_float0, view
-from .slices import LeafSlice, names_at, padded
+from .slices import LeafSlice
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,8 @@ class Placed:
         around = next((p for p in parents(path) if p in self.state), None)
         if around is None or len(self.state[around][0]) != len(x.shape):
             return x
-        sizes = dict(zip(self.mesh.axis_names, self.mesh.axis_sizes, strict=True))
         entries = padded(self.state[around][1].spec, len(x.shape))
-        ways = (prod(sizes[name] for name in names_at(entry)) for entry in entries)
-        fitting = (e if n % k == 0 else None for e, n, k in zip(entries, x.shape, ways, strict=True))
-        return self.lay(x, PartitionSpec(*fitting))
+        return self.put(x, fitting(self.mesh, entries, x.shape))
 
 
 def constrained(x: Any, sharding: NamedSharding) -> Any:

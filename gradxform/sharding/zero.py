@@ -24,9 +24,10 @@ from .._core.foreign import link_reach, makers, twins
 from .._core.nested import Inner, ThroughBody
 from .._core.plan import Link
 from .._core.spec import Example
+from .._core.specs import names_at, padded
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_absent, listed, view
-from .slices import LeafSlice, check_layouts, cuts, is_worked, layouts, names_at, padded
+from .slices import LeafSlice, check_layouts, cuts, is_worked, layouts
 from .ways import ByHand, Placed, both, check_params, constrained, resharded
 
 _WHO = "gx.sharding.zero"

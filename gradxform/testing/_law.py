@@ -72,6 +72,7 @@ THEMES = (
     "starting",
     "forms",
     "running",
+    "folding",
     "leaves",
     "trees",
     "finite",

@@ -200,7 +200,8 @@ def test_D8_flush_ends_the_last_window() -> None:
     assert int(state.mini_step) == 0
     assert float(state.weight) == 0.0
     assert int(state.gradient_step) == 2
-    np.testing.assert_array_equal(state.acc_grads, 0.0)
+    (first, _), _ = follow(gx.accumulate(gx.sgd(1.0), 4), jnp.zeros(1), *grads[:2], flush=[True] * 2)
+    assert float(first[0]) == -1.0, "and the sum of a window that is over is not read"
 
 
 def test_flush_without_a_gradient() -> None:
@@ -327,6 +328,7 @@ def names(jaxpr: Any) -> list[str]:
 
 
 def test_the_inner_step_stands_in_a_branch() -> None:
+    """Of somebody else's functions, of which nothing is known."""
     params = {"w": jnp.ones((3, 3))}
 
     def outside(tx: Any) -> list[str]:
@@ -334,16 +336,105 @@ def test_the_inner_step_stands_in_a_branch() -> None:
         return names(jax.make_jaxpr(lambda g, s: tx.update(g, s, params))(params, state).jaxpr)
 
     assert "sqrt" in outside(gx.adam(0.1))
-    ours = outside(gx.accumulate(gx.adam(0.1), 4))
+    ours = outside(gx.accumulate(optax.adam(0.1), 4))
     assert "sqrt" not in ours
     assert ours.count("cond") == 1
-    hlo = jax.jit(gx.accumulate(gx.adam(0.1), 4).update).lower(
-        params, gx.accumulate(gx.adam(0.1), 4).init(params)
-    )
-    text = hlo.compile().as_text()
+    tx = gx.accumulate(optax.adam(0.1), 4)
+    text = jax.jit(tx.update).lower(params, tx.init(params)).compile().as_text()
     entry = text[text.index("ENTRY") :]
     assert entry.count("conditional(") == 1
     assert "sqrt" not in entry
+
+
+def test_a_cheap_inner_step_stands_in_none_on_a_cpu(as_users: Any) -> None:
+    """Its state is held where it is made: no branch, and no copy of anything."""
+    params = {"w": jnp.ones((64, 64)), "v": jnp.ones((64, 64))}
+    tx = gx.accumulate(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1)), 4)
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return gx.apply_updates(params, updates), state
+
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), params)
+    compiled = lowered.compile(as_users)
+    assert "conditional(" not in compiled.as_text()
+    assert compiled.memory_analysis().temp_size_in_bytes < params["w"].nbytes // 2
+
+
+# ------------------------------------------------------------------------------------- micro-steps that are told
+
+
+CYCLE = [np.array([1.0, -2.0], np.float32) * (i + 1) for i in range(6)]
+
+
+@pytest.mark.parametrize("weight", [None, "tokens"])
+def test_a_told_micro_step_is_a_counted_one(weight: Any) -> None:
+    """The same updates and state, and one way goes on where the other has stopped."""
+    tx = gx.accumulate(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1)), 3, weight)
+    step = jax.jit(tx.update, static_argnames="micro_step")
+    params = jnp.ones(2)
+    counted = told = tx.init(params)
+    for i, g in enumerate(CYCLE):
+        extra = {} if weight is None else {weight: jnp.float32(i % 4)}
+        wanted, counted = step(g, counted, params, **extra)
+        # The last window is counted, in a state that was told before.
+        number = {} if i > 2 else {"micro_step": i}
+        got, told = step(g, told, params, **extra, **number)
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), told, counted)
+
+
+def test_a_told_window_reads_nothing_of_the_one_before_and_ends_early() -> None:
+    tx = gx.accumulate(gx.sgd(1.0), 4)
+    params, step = jnp.zeros(1), jax.jit(tx.update, static_argnames="micro_step")
+    state = tx.init(params)._replace(acc_grads=jnp.full(1, jnp.nan))
+    seen = list[float]()
+    for number, g in ((0, 1.0), (1, 2.0), (3, 6.0), (3, 5.0), (0, 7.0)):
+        updates, state = step(jnp.full(1, g), state, params, micro_step=number)
+        seen.append(float(updates[0]))
+    assert seen == [0.0, 0.0, -3.0, -5.0, 0.0]
+    assert (int(state.mini_step), int(state.gradient_step), float(state.weight)) == (1, 2, 1.0)
+
+
+def test_a_told_micro_step_does_its_own_work_only(as_users: Any) -> None:
+    params = {"w": jnp.ones((64, 64)), "v": jnp.ones((64, 64))}
+    tx = gx.accumulate(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1)), 4)
+
+    def step(params: Any, state: Any, grads: Any, micro_step: int) -> Any:
+        updates, state = tx.update(grads, state, params, micro_step=micro_step)
+        return gx.apply_updates(params, updates), state
+
+    jitted = jax.jit(step, donate_argnums=(0, 1), static_argnames="micro_step")
+    for number, loops in ((0, 0), (1, 2), (3, 8)):
+        compiled = jitted.lower(params, tx.init(params), params, micro_step=number).compile(as_users)
+        text = compiled.as_text()
+        entry = text[text.index("ENTRY") :]
+        made = [line for line in entry.splitlines() if "f32[64,64]" in line and " fusion(" in line]
+        assert len([line for line in made if "= f32[64,64]" in line]) == loops, number
+        assert compiled.memory_analysis().temp_size_in_bytes < params["w"].nbytes // 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "extra", "error", "message"),
+    [
+        (4, {"micro_step": 4}, ValueError, r"accumulate: micro_step=4: wanted 0 to 3"),
+        (4, {"micro_step": -1}, ValueError, r"accumulate: micro_step=-1: wanted 0 to 3"),
+        (4, {"micro_step": True}, TypeError, r"micro_step=True: wanted a Python integer, got a bool"),
+        (4, {"micro_step": 1}, ValueError, r"micro_step=1: the state has seen 0 micro-steps of this window"),
+        (4, {"micro_step": 0, "flush": True}, ValueError, r"micro_step=0: flush= says for itself"),
+        (lambda count: 4, {"micro_step": 0}, ValueError, r"the length of the window is not known before"),
+    ],
+)
+def test_what_a_told_micro_step_refuses(steps: Any, extra: Any, error: Any, message: str) -> None:
+    tx = gx.accumulate(gx.sgd(1.0), steps)
+    with pytest.raises(error, match=message):
+        tx.update(jnp.zeros(1), tx.init(jnp.zeros(1)), **extra)
+
+
+def test_a_traced_micro_step_is_refused() -> None:
+    tx = gx.accumulate(gx.sgd(1.0), 4)
+    with pytest.raises(TypeError, match=r"(?s)wanted a Python integer, got .*jax.jit\(step, static_argnames"):
+        jax.jit(tx.update)(jnp.zeros(1), tx.init(jnp.zeros(1)), micro_step=0)
 
 
 # ------------------------------------------------------------------------------------------------ the protocol

@@ -78,7 +78,9 @@ def test_a_schedule_is_read_at_the_count_in_the_state() -> None:
         rate = gx.get_hyperparams(tx, state)["learning_rate"]
         assert float(rate) == float(schedule(step))
         updates, state = tx.update(PARAMS, state, PARAMS)
-        assert float(updates["b"][0]) == -float(rate)
+        assert float(updates["b"][0]) == pytest.approx(
+            -float(rate), rel=1e-6
+        )  # one program, so another last bit
 
 
 def test_schedules_in_any_argument_and_any_function() -> None:
@@ -107,7 +109,10 @@ def test_every_recipe_says_its_rate_as_it_was_given(name: str) -> None:
     assert known
     given = tx.spec.arguments.get("learning_rate")
     if given is not None:
-        assert known["learning_rate"] == given
+        rates = [path for path in known if path.endswith("learning_rate")]
+        assert rates
+        assert all(known[path] == given for path in rates)  # Muon has two, of which each belongs to a group
+        assert len(rates) > 1 or known["learning_rate"] == given
     for name, value in tx.spec.arguments.items():
         if isinstance(value, float) and name in known:
             assert known[name] == value, name

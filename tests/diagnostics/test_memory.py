@@ -147,18 +147,10 @@ def test_gradients_are_as_they_are_said() -> None:
         bytes_of({"w": bare})
 
 
-def test_host_memory_is_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradxform._core import shapes
-
-    plain = shapes.state_shardings
-
-    def away(tx: Any, params: Any, mesh: Any = None, rules: Any = None) -> Any:
-        del rules
-        return jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), plain(tx, params, mesh))
-
-    monkeypatch.setattr(shapes, "state_shardings", away)
+def test_host_memory_is_apart() -> None:
     known = gx.memory(
-        gx.trace(0.9), jax.ShapeDtypeStruct((64, 8), "float32", sharding=jax.NamedSharding(BIG, P("data")))
+        gx.sharding.offload(gx.trace(0.9), "*"),
+        jax.ShapeDtypeStruct((64, 8), "float32", sharding=jax.NamedSharding(BIG, P("data"))),
     )
     assert (known.device_bytes, known.host_bytes) == (64, 32)
     assert str(known).endswith("parameters 32 B, gradients 32 B, state -; in host memory 32 B")

@@ -253,7 +253,7 @@ FACE = [
         "gradxform has no 'novograd'",
         "optax.novograd works inside our chains",
     ),
-    wrong("gx.muon", AttributeError, "'muon'", "optax.contrib.muon works inside our chains"),
+    wrong("gx.sophia", AttributeError, "'sophia'", "optax.contrib.sophia works inside our chains"),
     wrong("gx.MultiSteps", AttributeError, "'MultiSteps'", "optax.MultiSteps"),
     wrong(
         "gx.softmax_cross_entropy",

@@ -1,4 +1,4 @@
-"""The benchmarks of wrappers and of low-bit states run, compare what can be compared, and write what they say."""
+"""The benchmarks of low-bit states run, compare what can be compared, and write what they say."""
 
 import json
 from pathlib import Path
@@ -9,34 +9,9 @@ import numpy as np
 import pytest
 
 import gradxform as gx
-from benchmarks import lowbit, lowbit_training, wrappers
+from benchmarks import buckets, lowbit, lowbit_training, muon
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_what_is_compared_is_there() -> None:
-    for pair in wrappers.RATIOS:
-        assert set(pair) <= set(wrappers.ENTRANTS)
-    assert set(wrappers.CALLS) <= set(wrappers.ENTRANTS)
-
-
-@pytest.mark.slow
-def test_the_quick_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "results.json"
-    with (
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):  # as a user has them, and Optax
-        results = wrappers.main(["--quick", "--out", str(out)])
-    assert json.loads(out.read_text()) == results
-    (case,) = results["cases"].values()
-    assert case["entrants"].keys() == wrappers.ENTRANTS.keys()
-    for pair, ratio in case["ratios"].items():
-        assert 0 < ratio["p10"] <= ratio["median"] <= ratio["p90"], pair
-    # All of them are the same optimizer, so they end at the same parameters, but for the window of those that wait.
-    assert max(case["largest_difference"].values()) < 1e-5
-    printed = capsys.readouterr().out
-    assert all(pair in printed for pair in case["ratios"])
 
 
 @pytest.mark.slow
@@ -156,3 +131,29 @@ def test_eight_bits_end_within_two_sigma_of_float32(trained: Any) -> None:
     assert gx.lowbit.quantized(gx.adamw(1e-3)) == lowbit_training.STORES["8 bits"](gx.adamw(1e-3)), (
         "its defaults"
     )
+
+
+@pytest.mark.slow
+def test_the_tables_of_muon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "results.json"
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        results = muon.main(["--quick", "--out", str(out)])
+    assert json.loads(out.read_text()) == results
+    printed = capsys.readouterr().out
+    for title, rows in results["tables"].items():
+        assert title in printed
+        for name, row in rows.items():
+            assert 0 < row["p10"] <= row["ratio"] <= row["p90"]
+            assert row["largest_difference"] < (0.1 if "bfloat16" in name else 1e-5), (title, name)
+
+
+@pytest.mark.slow
+def test_the_buckets_run(tmp_path):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        results = buckets.main(["--quick", "--rounds", "2", "--out", str(tmp_path / "buckets.json")])
+    (case,) = results["cases"].values()
+    alone = case["update alone"]
+    assert alone.keys() == {"buckets", "stacks", "gradxform", "optax"}
+    assert alone["stacks"]["fusions"] < alone["gradxform"]["fusions"] / 4
+    assert all(row["of_optax"] > 0 for kind in case.values() for row in kind.values())
+    assert json.loads((tmp_path / "buckets.json").read_text())["cases"] == results["cases"]

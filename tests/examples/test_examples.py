@@ -237,3 +237,13 @@ def test_the_others_run(name, tmp_path):
 @pytest.mark.parametrize("name", ["nnx_loop.py", "equinox_loop.py"])
 def test_the_loops_stay_short(name):
     assert len((EXAMPLES / name).read_text().splitlines()) <= 60
+
+
+@pytest.mark.slow
+def test_train_buckets_has_the_same_losses_with_fewer_loops():
+    out = run("train_buckets.py", "--layers", "5", "--steps", "30")
+    assert "20 arrays in 2 buckets" in out
+    tree, buckets = (int(loops) for loops in re.findall(r", (\d+) loops", out))
+    assert buckets < 0.75 * tree
+    (apart,) = re.findall(r"further apart than (\S+) of them", out)
+    assert float(apart) < 1e-4

@@ -14,7 +14,7 @@ import jax
 import pytest
 
 import gradxform
-from gradxform import build, lowbit, sharding, testing
+from gradxform import build, fused, lowbit, sharding, testing
 
 ROOT = Path(__file__).parents[2]
 API = ROOT / "docs" / "api"
@@ -39,7 +39,18 @@ ROLES = {
     "SecondMoment",
 }
 # Records: what a rule sees, or what an executor is handed. The examples of the lifts and of `two_float` show them.
-RECORDS = {"Context", "Decay", "Executor", "Law", "Leaf", "Quantized", "Scheduled", "Stage", "TwoFloat"}
+RECORDS = {
+    "Buckets",
+    "Context",
+    "Decay",
+    "Executor",
+    "Law",
+    "Leaf",
+    "Quantized",
+    "Scheduled",
+    "Stage",
+    "TwoFloat",
+}
 
 
 def names(module: ModuleType) -> dict[str, Any]:
@@ -50,7 +61,7 @@ def names(module: ModuleType) -> dict[str, Any]:
 
 PUBLIC = {
     f"{module.__name__}.{name}": value
-    for module in (gradxform, build, lowbit, sharding, testing)
+    for module in (gradxform, build, fused, lowbit, sharding, testing)
     for name, value in names(module).items()
 }
 PUBLIC |= {

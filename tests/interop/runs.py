@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from optax.contrib import MuonDimensionNumbers
 
 import gradxform as gx
 
@@ -16,6 +17,11 @@ MASK = {"w": True, "b": False}
 def ours(lib: Any, **kwargs: Any) -> dict[str, Any]:
     """Arguments for this library only."""
     return kwargs if lib is gx else {}
+
+
+def contrib(lib: Any) -> Any:
+    """Where a library keeps what Optax has in `contrib`."""
+    return getattr(lib, "contrib", lib)
 
 
 def _then(rate: float, name: str, **kwargs: Any) -> Callable[[Any], Any]:
@@ -95,6 +101,35 @@ RUNS: dict[str, tuple[Callable[[Any], Any], bool]] = {
     "adafactor without parts": (
         lambda lib: lib.adafactor(
             0.01, factored=False, multiply_by_parameter_scale=False, clipping_threshold=None
+        ),
+        False,
+    ),
+    "muon": (lambda lib: contrib(lib).muon(0.05), False),
+    "muon with decay": (
+        lambda lib: contrib(lib).muon(
+            lib.linear_schedule(0.1, 0.01, 40),
+            "dion",
+            5,
+            0.9,
+            1e-6,
+            0.1,
+            MASK,
+            nesterov=False,
+            preconditioning="schatten",
+            adam_b1=0.8,
+            adam_weight_decay=0.1,
+            adam_learning_rate=0.01,
+            consistent_rms=0.2,
+        ),
+        False,
+    ),
+    "muon by dimension numbers": (
+        lambda lib: contrib(lib).muon(
+            0.05,
+            ns_steps=3,
+            adaptive=True,
+            preconditioning="aol",
+            muon_weight_dimension_numbers=lambda p: {"w": MuonDimensionNumbers(1, 0), "b": None},
         ),
         False,
     ),

@@ -30,6 +30,9 @@ RICHER: dict[str, Callable[[], Any]] = {
     "sgd": lambda: gx.sgd(0.1, 0.9, nesterov=True),
     "adafactor": lambda: gx.adafactor(0.1, min_dim_size_to_factor=2),
     "scale_by_factored_rms": lambda: gx.scale_by_factored_rms(min_dim_size_to_factor=2),
+    "muon": lambda: gx.muon(0.1, weight_decay=0.1, adam_weight_decay=0.1),
+    "scale_by_muon": lambda: gx.masked(gx.scale_by_muon(), gx.matrices()),
+    "scale_by_shape": lambda: gx.masked(gx.scale_by_shape(), gx.matrices()),
     "guard": lambda: gx.guard(gx.adamw(0.1), spike=6.0, window=8),
     "accumulate": lambda: gx.accumulate(gx.adamw(0.1), 2),
     "tunable": lambda: gx.tunable(gx.adamw(0.1), "learning_rate", "b2"),
@@ -69,7 +72,11 @@ GAPS: dict[str, dict[str, str]] = {
     "sharded_update": {"set_to_zero": "its zeros depend on nothing; on explicit axes they do"},
     "file": {"named_chain": "Optax's layout: an ordered dictionary, which Flax brings back as a plain one"},
     "sixteen_tracks": {
-        "adafactor, torch": "its floor is the parameter dtype's machine epsilon, in bfloat16 as large as a gradient"
+        **dict.fromkeys(
+            ("muon", "scale_by_muon"),
+            "small singular values are made large, and with them what bfloat16 rounds off the momentum",
+        ),
+        "adafactor, torch": "its floor is the parameter dtype's machine epsilon, in bfloat16 as large as a gradient",
     },
     "labels": dict.fromkeys(
         ("scale_by_factored_rms", "adafactor", *(n for n in VARIANTS if n.startswith("adafactor"))),

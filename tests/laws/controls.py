@@ -135,6 +135,34 @@ def strong(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
     return u, _state(lambda x: jax.lax.convert_element_type(x, x.dtype), new)
 
 
+class Folded(optax.GradientTransformationExtraArgs):
+    """A pair that says of itself that it is a chain of two links, and is twice what they are."""
+
+    links = (GOOD, gx.scale(0.5))
+    body = property(lambda self: self)
+
+
+def _folded() -> Any:
+    chain = gx.chain(*Folded.links)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        u, new = chain.update(updates, state, params)
+        return jax.tree.map(lambda u: 2 * u, u), new
+
+    return Folded(chain.init, update)
+
+
+class Drifts:
+    """An update that is another one each time that it is traced."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, u: Any, g: Any, p: Any) -> Any:
+        self.times += 1
+        return u * np.asarray(self.times, u.dtype)
+
+
 class Growing(NamedTuple):
     """A state that gets a field at the first step."""
 
@@ -442,6 +470,8 @@ CONTROLS: dict[str, Control] = {
     "vmap": Control(_bent(other_in_batches)),
     "unknown_extra": Control(_pair(update=no_others)),
     "strict_flags": Control(_bent(promotes)),
+    "folds": Control(_folded()),
+    "held": Control(_bent(Drifts())),
     "scalar_leaves": Control(_bent(first_axis)),
     "empty_leaves": Control(_bent(by_size)),
     "holes": Control(_pair(update=dislikes_masks)),

@@ -68,7 +68,6 @@ GAPS: dict[tuple[str, str], dict[str, str]] = {
     ("accumulate", "optax.contrib.scale_by_galore"): {"sharding": _SVD},
     ("loss_scale", "optax.contrib.galore"): {"sharding": _SVD},
     ("loss_scale", "optax.contrib.scale_by_galore"): {"sharding": _SVD},
-    ("loss_scale", "optax.contrib.madgrad"): {"jit is eager": _DIFFERENCE},
     ("loss_scale", "optax.contrib.scale_by_madgrad"): {"jit is eager": _DIFFERENCE},
 }
 

@@ -30,7 +30,7 @@ RANKS = ("passed", "skipped", "failed")
 
 def shared_names(face: ModuleType) -> dict[str, Any]:
     """Optax's public functions that `face` has under the same name, by name."""
-    rooms = (optax, optax.transforms, optax.schedules)
+    rooms = (optax, optax.transforms, optax.schedules, optax.contrib)
     found: dict[str, Any] = {}
     for name in vars(face):
         theirs = next((getattr(room, name) for room in rooms if hasattr(room, name)), None)

@@ -24,7 +24,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.interop, pytest.mark.optax_suite]
 
 HERE = Path(__file__).parent
 SITE = Path(optax.__file__).parents[1]
-ROOMS = ["optax/_src", "optax/transforms", "optax/schedules", "optax/contrib/_common_test.py"]
+ROOMS = [
+    "optax/_src",
+    "optax/transforms",
+    "optax/schedules",
+    "optax/contrib/_common_test.py",
+    "optax/contrib/_muon_test.py",
+]
 #: What none of our functions is used in, or only those that the first of many parameters has used, and takes long.
 LEFT_OUT = [
     "optax/_src/linear_algebra_test.py",
@@ -119,7 +125,8 @@ def test_what_passes_with_optax_passes_with_ours(tmp_path: Path) -> None:
     names = shared_names(gx)
     assert len(names) >= 65
     assert set(names) == {place.rpartition(".")[2] for place in ours["replaced"]}
-    assert {f"optax.{name}" for name in names} <= set(ours["replaced"])
+    rooms = {name: "optax" if hasattr(optax, name) else "optax.contrib" for name in names}
+    assert {f"{room}.{name}" for name, room in rooms.items()} <= set(ours["replaced"])
     assert len(ours["replaced"]) >= 150, "fewer places than Optax 0.2.8 has: is the swap complete?"
 
     again = [test for test, outcome in ours["outcomes"].items() if outcome != "passed"]

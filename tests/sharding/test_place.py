@@ -171,3 +171,9 @@ def test_reports_read_the_names_on_boxes_too():
     assert list(told.values()) == ["P('data', 'model')"]
     noted = {"w": nn.Partitioned(params["w"].value, ("data", "model"), mesh=mesh)}
     assert gx.memory(tx, noted).devices == 512
+
+
+def test_an_entry_that_is_no_axis_is_refused():
+    given = {"mesh": jax.sharding.AbstractMesh((64, 8), AXES), "rules": {"embed": 3}}
+    with pytest.raises(TypeError, match=r"got 3; give an axis of the mesh, a tuple of them, or None"):
+        gx.sharding.state_shardings(gx.adam(0.1), {"w": jax.ShapeDtypeStruct((8,), "float32")}, **given)

@@ -19,6 +19,7 @@ class Case(NamedTuple):
     method: Callable[[], Any]
     state_tolerance: float = 2e-6
     stored: bool = False  # in a dtype of its own
+    tolerance: float = 2e-6  # of a float32 update
 
 
 WARM = Both("warmup_cosine", {"peak_value": 3e-3, "warmup_steps": 20, "total_steps": 200})

@@ -1,8 +1,8 @@
 """Every transform and recipe, every option, against the float64 references in NumPy.
 
-Float32: at most 2e-6 of a leaf's largest update in any of 200 steps, weight decay on in every recipe that has it. With
-x64, and without `jit`, 1e-12. Storage in bfloat16 rounds what is kept (2^-8 of it), not the update, which is formed
-before.
+Float32: at most 2e-6 of a leaf's largest update in any of 200 steps (Muon, which magnifies what is small: 1e-5), weight
+decay on in every recipe that has it. With x64, and without `jit`, 1e-12. Storage in bfloat16 rounds what is kept (2^-8
+of it), not the update, which is formed before.
 """
 
 import inspect
@@ -53,7 +53,7 @@ def test_the_grid_knows_every_option() -> None:
 @by_name
 def test_float32(case: Case) -> None:
     errors = forced(case.tx(), case.method(), STEPS)
-    assert errors.worst <= 2e-6, errors.update
+    assert errors.worst <= case.tolerance, errors.update
     assert errors.worst_state <= case.state_tolerance, errors.state
 
 

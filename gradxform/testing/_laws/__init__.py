@@ -4,6 +4,7 @@ from . import (
     devices as devices,
     direction as direction,
     finite as finite,
+    folding as folding,
     forms as forms,
     leaves as leaves,
     precision as precision,
