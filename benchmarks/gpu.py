@@ -318,7 +318,7 @@ def e5_horizontal(lab: Lab) -> Any:
 
 
 def e6_storage(lab: Lab) -> Any:
-    """The same numbers as leaves, as two rows, as stacks of equal shapes, and as rows made anew at each step."""
+    """The same numbers as leaves, as buckets, as rows, as stacks of equal shapes, and as rows made at each step."""
     found: dict[str, Any] = {}
     for name in ("gpt2", "1000", "5000"):
         shapes, rows = lab.cases[name], lab.cases[f"{name}, flat"]
@@ -326,7 +326,10 @@ def e6_storage(lab: Lab) -> Any:
         for shape in dict.fromkeys(shapes.values()):
             count = sum(s == shape for s in shapes.values())
             stacks["x".join(map(str, shape))] = (count, *shape)
-        variants = {"flat": lambda rows=rows: lab.entrant(ours(), rows)}
+        variants = {
+            "flat": lambda rows=rows: lab.entrant(ours(), rows),
+            "buckets": lambda shapes=shapes: packed(shapes),
+        }
         if name != "5000":
             variants["stacks"] = lambda stacks=stacks: lab.entrant(ours(), stacks)
         if name == "gpt2":  # 1000 leaves are in E2
@@ -334,6 +337,13 @@ def e6_storage(lab: Lab) -> Any:
             variants["rows made anew"] = lambda shapes=shapes: joined(lab, shapes)
         found[name] = lab.race(variants, shapes)
     return found
+
+
+def packed(shapes: Shapes) -> Entrant:
+    """Buckets outside and inside, as a training loop keeps them."""
+    tx, step = ours(wrap=gx.fused.bucketed)
+    params = gx.fused.pack(tree(shapes, 1), tx)
+    return Entrant(step, (params, tx.init(params)), (gx.fused.pack(tree(shapes, 0), params),))
 
 
 def joined(lab: Lab, shapes: Shapes) -> Entrant:

@@ -146,6 +146,10 @@ class Place:
 class Nameless(Leaf):
     """Any leaf of its kind. Who asks for its path is noticed, for what is made of that belongs to one leaf alone."""
 
+    def __new__(cls, *args: Any, **fields: Any) -> Any:
+        """What `dataclasses.replace` asks for is a leaf like any other; the path that it reads has been noticed."""
+        return Leaf(**fields) if fields else super().__new__(cls)
+
     def __init__(self, place: Place, like: Leaf) -> None:
         vars(self).update(vars(like), path=place)
 

@@ -136,8 +136,8 @@ def _check_whole(path: str, leaf: Any, who: str) -> None:
         names = tuple(sorted(varying))
         raise ValueError(
             f"{who}: inside shard_map the leaf {path!r} varies over the mesh axes {sorted(varying)}, so its norm "
-            f"here is one shard's; say axis_names={names} to reduce over the shards, or "
-            "axis_names=() if each device is meant to use its own number"
+            f"here is one shard's; say axis_names={names} to reduce over the shards (gx.sharding.reduce_over says it "
+            "for what has no such argument), or axis_names=() if each device is meant to use its own number"
         )
     untracked = _untracked(sorted(compat.manual_axes()))
     if untracked and not compat.under_pmap():  # where each device has arrays of its own, and shards are named

@@ -216,6 +216,34 @@ def holds_array(x: Any) -> bool:
 
 # ------------------------------------------------------------------------------------------------ JSON
 
+#: Named tuples that any text may name. Others are allowed as functions are.
+_TUPLES: dict[str, type] = {}
+
+
+def know_tuple(name: str, kind: type) -> None:
+    """Gives a class of named tuples a name in JSON, one that outlives private modules: `"package:Name"`."""
+    _TUPLES[name] = kind
+
+
+def _encode_tuple(treedef: Any, leaves: tuple[Frozen, ...]) -> Any:
+    """A named tuple of plain values, by its class and its fields; None for another tree."""
+    kind = (treedef.node_data() or (None,))[0]
+    name = next((name for name, known in _TUPLES.items() if known is kind), importable_name(kind))
+    if not hasattr(kind, "_fields") or name is None:
+        return None
+
+    def written(x: Any) -> Any:
+        """A part of it, in which numbers stand for leaves."""
+        if type(x) is tuple or type(x) is list:
+            items = [written(item) for item in x]
+            return {"tuple": items} if type(x) is tuple else items
+        if x is not None and type(x) is not int:
+            raise NotAValue(f"{x!r} in a {kind.__name__} cannot be written to JSON")
+        return None if x is None else encode(leaves[x])
+
+    fields = treedef.unflatten(range(len(leaves)))._asdict()
+    return {"named": [name, {field: written(x) for field, x in fields.items()}]}
+
 
 def encode(frozen: Frozen) -> Any:
     """A frozen value as JSON. Plain numbers, strings and lists are themselves; the rest is `{tag: payload}`."""
@@ -251,6 +279,8 @@ def encode(frozen: Frozen) -> Any:
         name = importable_name(frozen[1].value)
         if name is not None:
             return {"function": name}
+    if tag == "pytree" and (written := _encode_tuple(frozen[1].value, frozen[2])) is not None:
+        return written
     raise NotAValue(
         f"{render(frozen)} cannot be written to JSON", remedy="name an importable function or use a value"
     )
@@ -302,13 +332,24 @@ def decode(data: Any, build: Callable[[Mapping[str, Any]], Any], functions: Mapp
     if tag == "part" and payload[0] in ("init", "update"):
         return getattr(decode(payload[1], build, functions), payload[0])
     if tag == "function":
-        if payload not in functions:
-            raise ValueError(
-                f"from_json: the text names the function {payload!r}, and a file never makes us import anything\n"
-                f"  if you trust it, import it and pass from_json(text, functions=[{payload.split(':')[-1]}])"
-            )
-        return functions[payload]
+        return _named(payload, functions, "the function")
+    if tag == "named":
+        try:
+            name, fields = payload
+            kind = _named(name, {**functions, **_TUPLES}, "the named tuple")
+            return kind(**{field: decode(value, build, functions) for field, value in fields.items()})
+        except (TypeError, AttributeError) as problem:
+            raise ValueError(f"from_json: {data!r:.80} is not what gx.to_json writes ({problem})") from None
     raise ValueError(f"from_json: unknown tag {tag!r}; was the text written by a newer gradxform?")
+
+
+def _named(name: Any, known: Mapping[str, Any], what: str) -> Any:
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(
+            f"from_json: the text names {what} {name!r:.80}, and a file never makes us import anything\n"
+            f"  if you trust it, import it and pass from_json(text, functions=[{str(name).split(':')[-1]}])"
+        )
+    return known[name]
 
 
 # ------------------------------------------------------------------------------------------------ pickling

@@ -16,9 +16,11 @@ from .._core.mask import is_predicate
 from .._core.nested import Inner, ThroughBody
 from .._core.transform import GradientTransformation, wrap
 from .._core.tree import is_absent, paths_of, view
+from .._core.values import know_tuple
 from .fold import Fold, fold
 
 Find = Callable[[str, Any], Any]
+know_tuple("optax.contrib:MuonDimensionNumbers", MuonDimensionNumbers)
 
 
 def _is_dims(x: Any) -> bool:

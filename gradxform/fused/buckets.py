@@ -152,7 +152,8 @@ def pack(tree: Any, like: Any, *, stack: bool = False) -> Any:
     Args:
         tree: parameters, arrays or shapes; or, for the second form, a tree or a state.
         like: the transform, with or without `gx.fused.bucketed` around it. Or buckets or a state with buckets
-            (`tx.init(params)` of those): every tree whose counterpart in it is a `Buckets` becomes one like that.
+            (`tx.init(params)` of those): every tree whose counterpart in it is a `Buckets` becomes one like that, in
+            its own dtype, as gradients may have another than their parameters.
         stack: lays all leaves of one shape on each other, not only those which a link looks at as a whole (a trust
             ratio, factored moments, Muon). A row of leaves holds any shapes, so that there are fewer of them.
 

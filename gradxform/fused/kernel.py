@@ -83,7 +83,13 @@ def tiled(
         for o, x in zip(operands, leaves, strict=True)
     ]
     start = jax.ShapeDtypeStruct((), jnp.int32)
-    closed, shapes = jax.make_jaxpr(work, return_shape=True)(*treedef.unflatten(small), start)
+    try:
+        closed, shapes = jax.make_jaxpr(work, return_shape=True)(*treedef.unflatten(small), start)
+    except ValueError as problem:
+        if all(o.numbers in (0, tile) for o in operands):
+            raise
+        fact = f"blocks of a leaf of {list(u.shape)} go across its axes ({str(problem).splitlines()[0]})"
+        raise Unfit(fact) from problem
     name = getattr(fn, "__name__", "leaf_pass")
     made = _Kernel(closed, operands, u.size, tile, interpret, name)
     outs, out_tree = jax.tree.flatten(shapes)

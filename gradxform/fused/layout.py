@@ -13,13 +13,13 @@ from hashlib import blake2b
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._core import compat, placement
 from .._core.errors import describe_array, leaf as place, say
 from .._core.foreign import hides, link_reach, makers, twins
 from .._core.joined import FLAT, STACKS, Original
+from .._core.numerics import canonical
 from .._core.plan import Link, Plan, selected
 from .._core.specs import names_at
 from .._core.tree import View, is_absent, is_inexact, spread, view
@@ -98,7 +98,13 @@ def layout_of(tree: Any, plan: Plan, stack: bool, who: str) -> Layout:
             continue
         check_whole(path, x, who)
         shape = tuple(x.shape) if whole[i] else ()
-        key = (str(x.dtype), whole[i], shape, tuple(takes[i]), tuple(sorted(compat.varying_axes(x))))
+        key = (
+            str(canonical(x.dtype)),
+            whole[i],
+            shape,
+            tuple(takes[i]),
+            tuple(sorted(compat.varying_axes(x))),
+        )
         groups.setdefault(key, []).append(i)
     buckets = tuple(_bucket(key, members, rows) for key, members in groups.items())
     homes = [-1] * len(rows.places)
@@ -113,7 +119,7 @@ def layout_of(tree: Any, plan: Plan, stack: bool, who: str) -> Layout:
 
 def _shape(x: Any) -> Any:
     x = x if hasattr(x, "dtype") else np.asarray(x)
-    return jax.ShapeDtypeStruct(x.shape, jnp.dtype(x.dtype))
+    return jax.ShapeDtypeStruct(x.shape, canonical(x.dtype))
 
 
 def _bucket(key: Any, members: list[int], rows: View) -> Bucket:

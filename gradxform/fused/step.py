@@ -31,6 +31,10 @@ def apply_gradients(
 ) -> tuple[Any, Any]:
     """One step and its sum: the new parameters and the new state.
 
+    To be donated, parameters and state have to be arguments in the order in which they are returned: JAX gives the
+    memory of donated arguments to results by their order and shapes, and a step that takes `(state, params)` and
+    returns `(params, state)` copies all of them.
+
     Args:
         tx: any transform, ours or Optax's.
         grads: the gradients.

@@ -20,7 +20,7 @@ from .._core.skip import run_if
 from .._core.through import through
 from .boxes import inward, outward
 from .codecs import RootCodec, fold
-from .stored import Quantized, again, decode, halves, words_again
+from .stored import Quantized, again, as_written, decode, halves, words_again
 from .words import WordCodec
 
 _BLOCK = RootCodec(8).block
@@ -105,7 +105,8 @@ class Storage(Executor):
             upper, lower = (names[i - first] for i in group)
             old = stored[upper], stored[lower]
             made[upper], made[lower] = words_again(values[0], values[1], old, part)
-            return [cast(x, old.dtype) for x, old in zip(halves(made[upper]), values, strict=True)]
+            both = as_written(made[upper], values[0], values[1])
+            return [cast(x, old.dtype) for x, old in zip(both, values, strict=True)]
 
         u, new = through(step, args, groups, written)
         return u, new, made

@@ -233,6 +233,22 @@ def halves(x: Quantized) -> tuple[Any, Any]:
     return tuple(automatic.laid_like(_unpacked_words(x.codes), (x.codes, x.codes)))
 
 
+def as_written(x: Quantized, m: Any, v: Any) -> tuple[Any, Any]:
+    """`halves` of words that have just been made of `m` and `v`, and in derivatives these: rounding has none."""
+    return tuple(automatic.laid_like(_straight(x.codes, m, v), (x.codes, x.codes)))
+
+
+@jax.custom_jvp
+def _straight(word: Any, m: Any, v: Any) -> tuple[Any, Any]:
+    del m, v
+    return _unpacked_words(word)
+
+
+@_straight.defjvp
+def _straight_jvp(primals: Any, tangents: Any) -> Any:
+    return _straight(*primals), (tangents[1].astype(jnp.float32), tangents[2].astype(jnp.float32))
+
+
 def decode(x: Quantized) -> Any:
     """The numbers that are stored, in float32."""
     if isinstance(x.form.codec, WordCodec):

@@ -1,6 +1,7 @@
 """Two moments in one word: what is rounded and how, of what the step is made, and that such a state is like others."""
 
 import pickle
+from functools import partial
 from typing import Any
 
 import flax.serialization
@@ -141,6 +142,23 @@ def test_the_step_is_made_of_what_is_stored() -> None:
     assert np.abs(other["w"] - updates["w"]).max() > 1e-5  # the control: it is not that of float32
     for x, y in ((held.mu, free[0].mu), (held.nu, free[0].nu)):
         np.testing.assert_allclose(x["w"], y["w"], rtol=2.0**-6)
+
+
+def test_derivatives_pass_the_rounding() -> None:
+    """As they pass that of codes, of which no update is made: bits of a word have none, and would stop them unseen."""
+    params, grads = params_of(), jax.tree.map(jnp.sin, params_of())
+    words = gx.lowbit.quantized(gx.scale_by_adam(b1=0.5, eps=1.0), 16, min_size=1)
+
+    def total(tx: Any, grads: Any) -> Any:
+        updates, _ = tx.update(grads, tx.init(params), params)
+        return sum(jnp.sum(u**2) for u in jax.tree.leaves(updates))
+
+    for tx in (words, gx.guard(words)):
+        got, wanted = (
+            jax.jit(jax.grad(partial(total, x)))(grads) for x in (tx, gx.scale_by_adam(b1=0.5, eps=1.0))
+        )
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=2.0**-5, atol=1e-3), got, wanted)
+        assert all(np.abs(x).max() > 0.1 for x in jax.tree.leaves(got))
 
 
 def test_compiled_as_outside_of_jit() -> None:

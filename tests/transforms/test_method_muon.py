@@ -352,6 +352,15 @@ def test_it_is_a_value() -> None:
     tx = gx.muon(0.02, "polar_express", 6, adam_learning_rate=3e-4, matrices=gx.matrices(exclude="embed*"))
     assert gx.from_json(gx.to_json(tx)) == tx
     assert eval(repr(tx)) == tx
+    dims = {"w": Dims(reduction_axis=(0, 1), output_axis=2), "b": None}
+    like = gx.scale_by_muon(weight_dimension_numbers=dims)
+    assert gx.from_json(gx.to_json(like)) == like
+    assert like != gx.scale_by_muon(weight_dimension_numbers={"w": Dims((0, 1), -1), "b": None})
+    for text in ('["a:B", {}]', '["optax.contrib:MuonDimensionNumbers", {"axis": 1}]', "3", "[[], {}]"):
+        with pytest.raises(ValueError, match="from_json: "):
+            gx.from_json(
+                f'{{"gradxform": 1, "factory": "scale", "arguments": {{"step_size": {{"named": {text}}}}}}}'
+            )
     assert tx != gx.muon(0.02, adam_learning_rate=3e-4, matrices=gx.matrices(exclude="embed*"))
     assert [link.address for link in tx.plan.links][:4] == [
         "[muon]/muon",
