@@ -67,7 +67,7 @@ class Landscape:
         if self.minimum is not None:
             object.__setattr__(self, "minimum", _point(who, "minimum", self.minimum))
         object.__setattr__(self, "box", _box(who, self.box))
-        if not (isinstance(self.noise, int | float) and 0 <= self.noise < math.inf):
+        if not 0 <= self.noise < math.inf:
             raise ValueError(f"{who}: noise: wanted a finite number of at least 0, got {short(self.noise)}")
 
 
@@ -120,7 +120,7 @@ RAVINE = Landscape("noisy ravine", _ravine, (-4.2, -0.7), ((-5.0, 3.0), (-4.0, 3
 
 
 def trajectory(
-    tx: Any, landscape: Landscape, steps: int, *, key: Any = None, start: Any = None, shape: Any = (2,)
+    tx: Any, landscape: Landscape, steps: Any, *, key: Any = None, start: Any = None, shape: Any = (2,)
 ) -> tuple[Any, Any]:
     """The path of a transform on a landscape: one compiled scan of its own `update`.
 
@@ -198,7 +198,7 @@ def _run(
 _compiled = jax.jit(_run, static_argnums=(0, 1, 2, 3))
 
 
-def surface(landscape: Landscape, points: int = 201) -> tuple[Any, Any, Any]:
+def surface(landscape: Landscape, points: Any = 201) -> tuple[Any, Any, Any]:
     """The heights of a landscape on a grid over its box.
 
     Args:
