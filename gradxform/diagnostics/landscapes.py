@@ -111,12 +111,12 @@ def _ravine(w: Any) -> Any:
 
 #: Rosenbrock's valley from where he began (Rosenbrock, An automatic method for finding the greatest or least value of
 #: a function, The Computer Journal 1960).
-ROSENBROCK = Landscape("Rosenbrock", _rosenbrock, (-1.2, 1.0), ((-2.0, 2.0), (-1.0, 3.0)), (1.0, 1.0))
+ROSENBROCK = Landscape("Rosenbrock", _rosenbrock, (-1.2, 1.0), ((-1.75, 1.5), (-0.5, 1.75)), (1.0, 1.0))
 #: A path begins almost on the ridge, where the way down is sideways and its slope a hundredth. Of the two lowest points
 #: the box shows the one on that side.
 SADDLE = Landscape("saddle", _saddle, (-1.5, 0.01), ((-2.0, 1.0), (-0.75, 1.75)), (0.0, 1.0))
 #: A path begins on the slope, where noise and the way along the valley are alike in size.
-RAVINE = Landscape("noisy ravine", _ravine, (-4.2, -0.7), ((-5.0, 3.0), (-4.0, 3.0)), (0.0, 0.0), noise=0.5)
+RAVINE = Landscape("noisy ravine", _ravine, (-4.2, -0.7), ((-5.0, 2.5), (-3.5, 2.0)), (0.0, 0.0), noise=0.5)
 
 
 def trajectory(

@@ -117,7 +117,8 @@ def test_a_path_may_diverge() -> None:
 
 
 def test_heights_stand_where_contours_want_them() -> None:
-    x, y, z = surface(ROSENBROCK, 3)
+    wide = Landscape("wide", ROSENBROCK.fn, (0, 0), ((-2, 2), (-1, 3)))
+    x, y, z = surface(wide, 3)
     assert x.tolist() == [-2, 0, 2]
     assert y.tolist() == [-1, 1, 3]
     wanted = [[(1 - a) ** 2 + 100 * (b - a**2) ** 2 for a in x] for b in y]
