@@ -41,16 +41,18 @@ def require(call: str) -> None:
         raise ImportError(say(fact, "pip install 'gradxform[plot]'")) from problem
 
 
-def axes(call: str, ax: Any, rows: int, columns: int, size: tuple[float, float]) -> list[Any]:
+def axes(
+    call: str, ax: Any, rows: int, columns: int, size: tuple[float, float], layout: Any = "constrained"
+) -> list[Any]:
     """The Axes of `rows` times `columns` panels, by rows: those that were passed, or those of a new figure.
 
-    `size` is that of a panel, in inches.
+    `size` is that of a panel, in inches; `layout` is "compressed" for a panel whose sides have a fixed ratio.
     """
     require(call)
     if ax is None:
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+        figure = Figure(figsize=(columns * size[0], rows * size[1]), layout=layout)
         return list(figure.subplots(rows, columns, squeeze=False).flat)
     return _passed(call, ax, rows * columns)
 
@@ -92,12 +94,16 @@ def clean(ax: Any) -> None:
     ax.set_axisbelow(True)
 
 
-def legend(ax: Any, **options: Any) -> None:
-    """A legend where it covers least, through which the lines behind it can be guessed."""
-    ax.legend(**{"fontsize": "small", "framealpha": 0.85, "loc": "best", **options})
+#: Where a legend can stand. In Axes of others it is inside: a layout that makes room for one outside shrinks them all.
+_PLACES: dict[str, dict[str, Any]] = {
+    "inside": {"loc": "best", "framealpha": 0.85, "fontsize": "small"},
+    "tight": {"loc": "best", "framealpha": 0.85, "fontsize": "x-small", "handlelength": 1.6},
+    "above": {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "fontsize": "small", "frameon": False},
+    "row": {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "fontsize": "small", "frameon": False},
+    "right": {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "fontsize": "small", "frameon": False},
+}
 
 
-def legend_above(ax: Any, handles: Sequence[Any]) -> None:
-    """A legend in a row above the data, for panels that are full of them."""
-    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}
-    ax.legend(handles=handles, ncols=len(handles), fontsize="small", frameon=False, **place)
+def legend(ax: Any, place: str = "inside", **options: Any) -> None:
+    """A legend that covers as little as it can."""
+    ax.legend(**_PLACES[place], borderaxespad=0.3, **options)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SIZE = (4.6, 3.0)
 _DECADES = 100.0
 #: Up to so many steps each has a mark.
-_FEW = 60
+_FEW = 30
 
 
 def moments(
@@ -115,7 +115,7 @@ def _counts(steps: int) -> Any:
 def _dots(label: str, steps: int) -> dict[str, Any]:
     """How gradients are drawn: rings around the lines that go through them, dots where there are many."""
     if steps > _FEW:
-        look = {"marker": ".", "markersize": 3, "alpha": 0.5, "zorder": 1.5}
+        look = {"marker": ".", "markersize": 4.5, "alpha": 0.5, "zorder": 1.5}
     else:
         look = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "zorder": 3}
     return {"color": BESIDE, "linestyle": "none", "label": label, **look}
@@ -174,7 +174,7 @@ def _corrections(panel: Any, averaged: list[Trail], steps: int) -> None:
         )
     panel.set_yscale("log")
     panel.set_ylim(top=1.5)
-    legend(panel, loc="lower right")
+    legend(panel)
 
 
 def _updates(panel: Any, found: Course) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .canvas import BESIDE, WRONG, axes, clean, count_axis, figure_of, legend_above, style
+from .canvas import BESIDE, WRONG, axes, clean, count_axis, figure_of, legend, style
 from .columns import Column, chosen, columns
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _panel(panel: Any, shown: dict[str, Column], skipped: Any, first: bool) -> N
     if len(shown) == 1:  # its name is that of the axis
         panel.set_ylabel(handles.pop(0).get_label())
     if handles:
-        legend_above(panel, handles)
+        legend(panel, "row", handles=handles, ncols=len(handles))
 
 
 def _times(number: int) -> str:

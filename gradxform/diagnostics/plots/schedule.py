@@ -62,7 +62,7 @@ def schedule(
     count_axis(panel)
     panel.set_ylabel("learning rate")
     clean(panel)
-    legend(panel)
+    legend(panel, "above" if ax is None else "tight")
     return figure_of(panel)
 
 
