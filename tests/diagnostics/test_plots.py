@@ -2,8 +2,10 @@
 
 import builtins
 import io
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ import optax
 import pytest
 from matplotlib.colors import LogNorm, to_rgba
 from matplotlib.figure import Figure
+from PIL import Image
 
 import gradxform as gx
 from gradxform.diagnostics.landscapes import SADDLE, Landscape, trajectory
@@ -419,3 +422,40 @@ ROWS = [{"loss": 1.0, "grad_norm": 1.0}]
 def test_what_is_wrong_is_named(draw: Any, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         draw()
+
+
+# ---------------------------------------------------------------------------------------------- the guide
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "guide" / "plots.md"
+
+
+def shown() -> list[Path]:
+    """The pictures of the guide."""
+    found = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", GUIDE.read_text(encoding="utf-8"))
+    return [(GUIDE.parent / path).resolve() for path in found]
+
+
+def test_the_guide_has_small_pictures_and_no_others_lie_about() -> None:
+    pictures = shown()
+    assert pictures, "there is none"
+    assert all(path.stat().st_size < 100_000 for path in pictures)
+    assert sorted(pictures) == sorted((ROOT / "docs" / "_static").glob("plots-*.png"))
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_guide_are_those_of_its_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import pictures  # pyright: ignore[reportMissingImports]
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        made = pictures.draw(GUIDE, into=tmp_path)
+    assert [path.name for path in made] == [path.name for path in shown()]
+    for new, old in zip(made, shown(), strict=True):
+        one, two = (np.asarray(Image.open(path).convert("RGB"), float) for path in (new, old))
+        assert one.shape == two.shape, f"{old.name}: python tools/pictures.py docs/guide/plots.md"
+        # Fonts and rounding differ from one machine to the next; two pixels up are more than that.
+        assert np.mean(np.abs(one - two)) < 2, f"{old.name}: python tools/pictures.py docs/guide/plots.md"
+        assert np.mean(np.abs(np.roll(two, 2, axis=0) - two)) > 4

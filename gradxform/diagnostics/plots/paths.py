@@ -52,7 +52,7 @@ def paths(
         >>> import gradxform as gx
         >>> figure = gx.plots.paths({"SGD": gx.sgd(0.1), "Adam": gx.adam(0.1)}, "saddle", steps=50)
         >>> [line.get_label() for line in figure.axes[0].lines[:2]]
-        ['SGD: -0.25', 'Adam: -0.251']
+        ['SGD: -0.212', 'Adam: -0.246']
     """
     entries = _entries(txs)
     land = _landscape(landscape)

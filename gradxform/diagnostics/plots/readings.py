@@ -14,7 +14,7 @@ _SIZE = (6.4, 2.2)
 #: What is drawn if nothing is asked for, by the last part of its name.
 _USUAL = ("loss", "train_loss", "value", "grad_norm", "update_ratio", "learning_rate")
 #: An axis is logarithmic where the largest number is so many times the smallest.
-_DECADES = 100.0
+_DECADES = 30.0
 #: The counter of a guard, at any depth of names: `guard/skipped`, `guard_1/skipped`.
 _SKIPPED = "skipped"
 
@@ -22,7 +22,7 @@ _SKIPPED = "skipped"
 def readings(history: Any, keys: Any = None, *, ax: Any = None) -> "Figure":
     """Draws readings over the steps of a run, a panel each: the loss, norms, the learning rate.
 
-    An axis is logarithmic where all numbers are positive and the largest is over 100 times the smallest. A number that
+    An axis is logarithmic where all numbers are positive and the largest is over 30 times the smallest. A number that
     is not finite is a cross at the upper edge of its panel, a step that a `gx.guard` has skipped a triangle at the
     lower edge.
 

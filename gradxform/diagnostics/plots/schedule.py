@@ -41,7 +41,7 @@ def schedule(
         >>> rate = gx.warmup_cosine(1e-3, warmup_steps=100, total_steps=1000)
         >>> figure = gx.plots.schedule(rate, 5e-4, steps=1000)
         >>> [line.get_label() for line in figure.axes[0].lines]
-        ['gx.warmup_cosine(0.001, warmup_steps=100, total_steps=1000)', '0.0005']
+        ['gx.warmup_cosine(0.001, 100, 1000)', '0.0005']
     """
     check_integer("plots.schedule", "steps", steps, low=2)
     if not schedules:
