@@ -347,6 +347,7 @@ def test_several_panels_take_several_axes() -> None:
     figure = Figure()
     grid = figure.subplots(2, 2)
     assert gx.plots.moments(gx.adam(0.1), [1.0, 2.0], ax=grid) is figure
+    assert gx.plots.moments(gx.adam(0.1), [1.0, 2.0], ax=grid.flat) is figure
     assert grid[1, 1].get_title(loc="left") == "update"
     with pytest.raises(ValueError, match=r"gx.plots.moments\(ax\): wanted 4 Axes, one a panel, got 1"):
         gx.plots.moments(gx.adam(0.1), [1.0, 2.0], ax=grid[0, 0])

@@ -1,7 +1,7 @@
 """What all pictures share: matplotlib itself, axes to draw in, colours and lines that everybody can tell apart."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..._core.errors import kind, say
 
@@ -58,10 +58,11 @@ def axes(
 
 
 def _passed(call: str, ax: Any, number: int) -> list[Any]:
-    """The Axes that somebody passed: one, or an array or sequence of as many as there are panels."""
+    """The Axes that somebody passed: one, or as many as there are panels."""
     from matplotlib.axes import Axes
 
-    several = list(getattr(ax, "flat", ax)) if isinstance(ax, Sequence) or hasattr(ax, "flat") else [ax]
+    flat = getattr(ax, "flat", ax)  # of an array, as `subplots` makes it
+    several = list(cast("Iterable[Any]", flat)) if isinstance(flat, Iterable) else [ax]
     for one in several:
         if not isinstance(one, Axes):
             hint = "figure, ax = plt.subplots() gives a figure and its Axes: pass the second"
@@ -104,6 +105,14 @@ _PLACES: dict[str, dict[str, Any]] = {
 }
 
 
+#: How many letters of a legend stand beside each other above a panel, its lines counted as letters.
+_LETTERS = 84
+
+
 def legend(ax: Any, place: str = "inside", **options: Any) -> None:
-    """A legend that covers as little as it can."""
+    """A legend that covers as little as it can; in a row as many entries as there is room for."""
+    if place == "row":
+        handles = options["handles"]
+        longest = max(len(handle.get_label()) for handle in handles)
+        options["ncols"] = max(1, min(len(handles), _LETTERS // (longest + 8)))
     ax.legend(**_PLACES[place], borderaxespad=0.3, **options)

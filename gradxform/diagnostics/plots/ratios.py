@@ -114,7 +114,7 @@ def _draw(panel: Any, steps: Any, values: Any) -> None:
         }
         handles += panel.plot(steps[column], row, label="not finite", **mark)
     if handles:
-        legend(panel, "row", handles=handles, ncols=len(handles))
+        legend(panel, "row", handles=handles)
 
 
 def _edges(steps: Any) -> Any:

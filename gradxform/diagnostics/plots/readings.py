@@ -114,7 +114,7 @@ def _panel(panel: Any, shown: dict[str, Column], skipped: Any, first: bool) -> N
     if len(shown) == 1:  # its name is that of the axis
         panel.set_ylabel(handles.pop(0).get_label())
     if handles:
-        legend(panel, "row", handles=handles, ncols=len(handles))
+        legend(panel, "row", handles=handles)
 
 
 def _times(number: int) -> str:
