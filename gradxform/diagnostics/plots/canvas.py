@@ -95,6 +95,11 @@ def clean(ax: Any) -> None:
     ax.set_axisbelow(True)
 
 
+def entry(name: str) -> str:
+    """A name as an entry of a legend. matplotlib leaves out what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
 #: Where a legend can stand. In Axes of others it is inside: a layout that makes room for one outside shrinks them all.
 _PLACES: dict[str, dict[str, Any]] = {
     "inside": {"loc": "best", "framealpha": 0.85, "fontsize": "small"},

@@ -25,8 +25,8 @@ def moments(
 
     The transform itself runs, and the moments are read from its states. Beside a moment that is an average with a
     constant decay b, which is seen from its numbers, stands the same moment divided by `1 - b^t`: what it would be had
-    it not begun at zero, whether or not the method divides by it. Panels: each moment with the gradients (or their squares) that it averages, the corrections,
-    the updates.
+    it not begun at zero, whether or not the method divides by it. Panels: each moment with the gradients (or their
+    squares) that it averages, the corrections, the updates.
 
     Args:
         tx: any transform, ours or Optax's.
@@ -154,9 +154,11 @@ def _moment(panel: Any, trail: Trail, found: Course, place: str) -> None:
             label=label,
         )
     shown = np.concatenate([values for _, values in lines])
-    if trail.squares and shown.min() > 0 and shown.max() > _DECADES * shown.min():
+    shown = shown[np.isfinite(shown)]
+    if trail.squares and len(shown) and shown.min() > 0 and shown.max() > _DECADES * shown.min():
         panel.set_yscale("log")
-        panel.set_ylim(shown.min() / 2, 2 * max(shown.max(), inputs.max()))  # not down to the smallest square
+        highest = max(shown.max(), inputs[np.isfinite(inputs)].max())
+        panel.set_ylim(shown.min() / 2, 2 * highest)  # not down to the smallest square
     legend(panel, place)
 
 

@@ -9,7 +9,7 @@ from ..._core.address import listed
 from ..._core.errors import check_integer, kind, say, short
 from ..._core.transform import as_transform, is_foreign
 from ..landscapes import RAVINE, ROSENBROCK, SADDLE, Landscape, surface, trajectory
-from .canvas import BESIDE, axes, figure_of, legend, style
+from .canvas import BESIDE, axes, entry, figure_of, legend, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,5 +139,5 @@ def _path(panel: Any, number: int, name: str, positions: Any, loss: float) -> li
         markeredgewidth=0.6,
         markevery=max(1, (len(positions) - 1) // 10),
         linewidth=1.4,
-        label=f"{name}: {loss:.3g}" if np.isfinite(loss) else f"{name}: diverges",
+        label=entry(f"{name}: {loss:.3g}" if np.isfinite(loss) else f"{name}: diverges"),
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..._core.errors import check_integer, check_schedule, concrete, kind, say, short
 from ..._core.schedule import Schedule
-from .canvas import axes, clean, count_axis, figure_of, legend, style
+from .canvas import axes, clean, count_axis, entry, figure_of, legend, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,9 @@ def schedule(
     (panel,) = axes("schedule", ax, 1, 1, _SIZE)
     for number, (name, values) in enumerate(zip(names, found, strict=True)):
         look = style(number)
-        panel.plot(np.arange(len(values)), values, color=look.color, linestyle=look.linestyle, label=name)
+        panel.plot(
+            np.arange(len(values)), values, color=look.color, linestyle=look.linestyle, label=entry(name)
+        )
     if log:
         panel.set_yscale("log")
     count_axis(panel)
