@@ -111,6 +111,7 @@ from ._transforms.trust import lars as lars
 from ._transforms.trust import scale_by_trust_ratio as scale_by_trust_ratio
 from ._transforms.yogi import scale_by_yogi as scale_by_yogi
 from ._transforms.yogi import yogi as yogi
+from .diagnostics import plots as plots
 from .diagnostics.describe import describe as describe
 from .diagnostics.memory import memory as memory
 from .interop.restore import restore_into as restore_into

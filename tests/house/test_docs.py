@@ -14,7 +14,8 @@ import jax
 import pytest
 
 import gradxform
-from gradxform import build, fused, lowbit, sharding, testing
+from gradxform import build, fused, lowbit, plots, sharding, testing
+from gradxform.diagnostics import landscapes
 
 ROOT = Path(__file__).parents[2]
 API = ROOT / "docs" / "api"
@@ -68,6 +69,12 @@ PUBLIC |= {
     f"gradxform.lowbit.bitsandbytes.{name}": value
     for name, value in names(lowbit.bitsandbytes).items()
     if inspect.isfunction(value) and value.__module__ == lowbit.bitsandbytes.__name__
+}
+PUBLIC |= {f"gradxform.plots.{name}": value for name, value in names(plots).items()}
+PUBLIC |= {
+    f"gradxform.diagnostics.landscapes.{name}": value
+    for name, value in names(landscapes).items()
+    if getattr(value, "__module__", "") == landscapes.__name__ and not isinstance(value, landscapes.Landscape)
 }
 DOCUMENTED = {name: value for name, value in PUBLIC.items() if name.split(".")[-1] not in ROLES}
 
