@@ -210,7 +210,7 @@ def build(arguments):
 
 
 def check_wheel(arguments):
-    """install the wheel from dist/ outside the checkout and run the README from it"""
+    """install the wheel from dist/ outside the checkout, run the README from it and the tests of examples/skeleton"""
     from tempfile import TemporaryDirectory
 
     (wheel,) = glob.glob(os.path.join(ROOT, "dist", "gradxform-*.whl"))
@@ -223,6 +223,11 @@ def check_wheel(arguments):
         install(python, wheel + "[cli,examples,testing]")
         run(python, "-I", "-m", "gradxform", "--version", cwd=elsewhere)
         run(python, "-I", os.path.join(ROOT, "tools", "readme.py"), *(arguments or pages()), cwd=elsewhere)
+        # A package of somebody's, as its author would install and test it.
+        skeleton = os.path.join(elsewhere, "skeleton")
+        shutil.copytree(os.path.join(ROOT, "examples", "skeleton"), skeleton)
+        install(python, skeleton + "[test]")
+        run(python, "-I", "-m", "pytest", "-q", "tests", cwd=skeleton)
 
 
 def laws_elsewhere(arguments):
