@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import slow_gradients
+from slow_gradients import amplify_slow_gradients
 
 import gradxform as gx
-import slow_gradients
 from gradxform import testing
-from slow_gradients import amplify_slow_gradients
 
 
 def by_hand(gradients, alpha, lamb):
