@@ -75,9 +75,9 @@ def diagnose(
     Args:
         history: a list of dicts, one a step; a dict of arrays; the path of a .jsonl, .csv or .tsv file. Nested dicts
             are flattened with slashes. Values are numbers, arrays of one number or numbers as text; others are left
-            out. What was not logged at a step is absent, None or an empty cell; NaN is a number that went wrong, unless the
-            column is mostly NaN because somebody padded it. Loggers' usual names (`train_loss`, `lr`, `global_step`,
-            `train/...`) are known.
+            out. What was not logged at a step is absent, None or an empty cell; NaN is a number that went wrong, unless
+            the column is mostly NaN because somebody padded it. Loggers' usual names are known (`train_loss`, `lr`,
+            `global_step`, `train/...`).
         tx: the transform of the run, ours or Optax's, for what a history cannot show: Adam with L2 in the place of
             AdamW, moments that are not bias-corrected.
         names: what the history calls the readings, where that is not guessed: `{"loss": "objective"}`.
@@ -100,7 +100,7 @@ def diagnose(
           why     a quarter and four times the noise from step to step above the first tenth of the run
           change  divide the learning rate by 10, or continue a checkpoint from before the lowest loss at half the rate
     """
-    patterns = (frozen,) if isinstance(frozen, str) else tuple(frozen)
+    patterns: tuple[Any, ...] = (frozen,) if isinstance(frozen, str) else tuple(frozen)
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise TypeError(
