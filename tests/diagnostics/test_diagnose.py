@@ -61,7 +61,7 @@ def test_exact_weights_behind_them_are_what_the_rule_asks_for():
     assert not rules(history, gx.lowbit.exact_master(gx.sgd(1e-4)))
 
 
-@pytest.mark.parametrize("decay", [3.0, 30.0])
+@pytest.mark.parametrize("decay", [3.0, pytest.param(30.0, marks=pytest.mark.slow)])
 def test_a_decay_that_eats_the_weights(decay: float):
     found = only(train(gx.probe(gx.adamw(1e-2, weight_decay=decay))), "decay-too-strong")
     assert found.reading.startswith("decay/")
@@ -130,6 +130,15 @@ def test_nan_is_traced_to_the_link():
     assert found.step == 0
     assert "takes finite numbers and gives others" in found.what
     assert "clip" not in found.reading
+
+
+def test_a_guarded_run_is_not_told_to_guard_itself():
+    x, y = batches(0, 200, 16, 0.1)
+    found = only(
+        train(gx.probe(gx.guard(gx.adam(1e-2))), data=(x.at[77, 0, 0].set(jnp.inf), y)), "not-finite"
+    )
+    assert found.step == 77
+    assert "look at the batch" in found.change
 
 
 def test_nan_in_the_loss_alone_says_what_to_log():

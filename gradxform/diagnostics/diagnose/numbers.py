@@ -61,7 +61,11 @@ def _origin(run: Run, row: int, names: list[str]) -> tuple[str, str, str]:
             else ""
         )
         what = f"the gradients are not finite{_listed(leaves, '/grad_norm')}{forward}"
-        if forward == "; the loss is finite":
+        if run.has("*/skipped"):
+            change = (
+                "look at the batch of that step; the guard has skipped it, and the weights are as they were"
+            )
+        elif forward == "; the loss is finite":
             change = "look for sqrt, norm or division at zero in the backward pass there; gx.guard(tx) skips the step"
         else:
             change = "put gx.guard(tx) around the transform, and gx.loss_scale(tx) around that in float16"
