@@ -45,8 +45,6 @@ function arrangeAdam() {
       body.rows[t].cells[i].textContent = text;
     });
   }
-  const reach = rows.w.reduce((most, w) => Math.max(most, Math.abs(w)), 6);
-  views["adam-curve"]("x").setv({ start: -reach, end: reach });
   drawLines();
   showAdam();
 }

@@ -84,7 +84,7 @@ ENTRANTS = (
         "adamw",
         {"b1": "b1", "b2": "b2"},
         {"weight_decay": 0.1},
-        note="Its decay draws towards (0, 0), so it comes to rest beside the lowest point.",
+        note="Its decay draws towards (0, 0), so it comes to rest beside a lowest point that is elsewhere.",
     ),
     Entrant("Lion", "lion", {"b1": "b1", "b2": "b2"}),
     Entrant(

@@ -41,6 +41,20 @@ def require(call: str) -> None:
         ) from problem
 
 
+def _models() -> Any:
+    """Bokeh's parts of pictures. Its types say less than its documentation, so they are left at the door."""
+    from bokeh import models
+
+    return models
+
+
+def _plotting() -> Any:
+    """Bokeh's figures, likewise."""
+    from bokeh import plotting
+
+    return plotting
+
+
 def script() -> str:
     """Bokeh's own code, to stand in the page."""
     from bokeh.resources import Resources
@@ -60,15 +74,13 @@ def items(landscapes: Sequence[Landscape], steps: int, entrants: int) -> dict[st
         "adam-m": _lines("step t", "first moment", ("g", "m", "m_hat")),
         "adam-v": _lines("step t", "second moment", ("g2", "v", "v_hat")),
     }
-    return {place: json_item(figure, place) for place, figure in made.items()}
+    return {place: json_item(figure) for place, figure in made.items()}
 
 
 def _figure(x: str, y: str, **options: Any) -> Any:
     """A figure that is only looked at: no tools, as wide as its place, so that a finger on it scrolls the page."""
-    from bokeh.plotting import figure
-
     common = {"tools": "", "toolbar_location": None, "sizing_mode": "stretch_width", "height": 260}
-    made = figure(x_axis_label=x, y_axis_label=y, **{**common, **options})
+    made = _plotting().figure(x_axis_label=x, y_axis_label=y, **{**common, **options})
     made.toolbar.logo = None
     made.outline_line_color = None
     made.min_border_right = 14
@@ -81,21 +93,20 @@ def _figure(x: str, y: str, **options: Any) -> Any:
     return made
 
 
-def _look(entrants: int) -> dict[str, list[Any]]:
-    turns = [number % len(COLOURS) for number in range(entrants)]
-    return {
-        "color": [COLOURS[turn] for turn in turns],
-        "dash": [DASHES[turn] for turn in turns],
-        "marker": [MARKERS[turn] for turn in turns],
-    }
+def looks(entrants: int) -> list[dict[str, str]]:
+    """How each entrant is drawn."""
+    rows = list(zip(COLOURS, DASHES, MARKERS, SIGNS, strict=True))[:entrants]
+    return [dict(zip(("color", "dash", "marker", "sign"), row, strict=True)) for row in rows]
 
 
 def _movers(made: Any, prefix: str, entrants: int) -> None:
     """The lines of all entrants and the mark at the end of each, empty as yet."""
-    from bokeh.models import ColumnDataSource
-
-    look, nothing = _look(entrants), [[] for _ in range(entrants)]
-    lines = {"xs": nothing, "ys": nothing, "color": look["color"], "dash": look["dash"]}
+    drawn, nothing = looks(entrants), [[] for _ in range(entrants)]
+    lines = {
+        "xs": nothing,
+        "ys": nothing,
+        **{name: [look[name] for look in drawn] for name in ("color", "dash")},
+    }
     heads = {"x": [], "y": [], "color": [], "marker": []}
     made.multi_line(
         "xs",
@@ -103,7 +114,7 @@ def _movers(made: Any, prefix: str, entrants: int) -> None:
         line_color="color",
         line_dash="dash",
         line_width=2,
-        source=ColumnDataSource(lines, name=f"{prefix}-lines"),
+        source=_models().ColumnDataSource(lines, name=f"{prefix}-lines"),
     )
     made.scatter(
         "x",
@@ -113,19 +124,17 @@ def _movers(made: Any, prefix: str, entrants: int) -> None:
         line_color="color",
         line_width=2,
         size=11,
-        source=ColumnDataSource(heads, name=f"{prefix}-heads"),
+        source=_models().ColumnDataSource(heads, name=f"{prefix}-heads"),
     )
 
 
 def _paths(landscapes: Sequence[Landscape], entrants: int) -> Any:
-    from bokeh.models import ColumnDataSource, Range1d
-
     (left, right), (bottom, top) = landscapes[0].box
     made = _figure(
         "x",
         "y",
-        x_range=Range1d(left, right, name="x"),
-        y_range=Range1d(bottom, top, name="y"),
+        x_range=_models().Range1d(left, right, name="x"),
+        y_range=_models().Range1d(bottom, top, name="y"),
         height=None,
         sizing_mode="scale_width",
         aspect_ratio=(right - left) / (top - bottom),
@@ -148,37 +157,37 @@ def _paths(landscapes: Sequence[Landscape], entrants: int) -> Any:
         fill_color="white",
         line_color="black",
         line_width=1.5,
-        source=ColumnDataSource(ends, name="ends"),
+        source=_models().ColumnDataSource(ends, name="ends"),
     )
     _movers(made, "path", entrants)
     return made
 
 
 def _losses(steps: int, entrants: int) -> Any:
-    from bokeh.models import Range1d, Span
-
     made = _figure(
         "step",
         "loss above its lowest",
         height=300,
         y_axis_type="log",
-        x_range=Range1d(0, steps),
-        y_range=Range1d(FLOOR, 1e3, name="y"),
+        x_range=_models().Range1d(0, steps),
+        y_range=_models().Range1d(FLOOR, 1e3, name="y"),
     )
-    made.add_layout(Span(name="now", location=0, dimension="height", line_color=_TEXT, line_width=1))
+    made.add_layout(
+        _models().Span(name="now", location=0, dimension="height", line_color=_TEXT, line_width=1)
+    )
     _movers(made, "loss", entrants)
     return made
 
 
 def _curve() -> Any:
-    from bokeh.models import ColumnDataSource, Range1d
-
-    made = _figure("w", "f(w) = w²", x_range=Range1d(-W0 - 1, W0 + 1, name="x"), y_range=Range1d(-2, W0**2 + 5))
+    made = _figure(
+        "w", "f(w) = w²", x_range=_models().Range1d(-W0 - 1, W0 + 1), y_range=_models().Range1d(-2, W0**2 + 5)
+    )
     w = np.linspace(-W0 - 1, W0 + 1, 121)
     made.line(w, w**2, line_color=_LINE, line_width=2)
-    walked = ColumnDataSource({"x": [], "y": []}, name="walked")
+    walked = _models().ColumnDataSource({"x": [], "y": []}, name="walked")
     made.scatter("x", "y", size=6, fill_color="white", line_color=COLOURS[0], source=walked)
-    here = ColumnDataSource({"x": [], "y": []}, name="here")
+    here = _models().ColumnDataSource({"x": [], "y": []}, name="here")
     made.scatter("x", "y", size=12, fill_color=COLOURS[1], line_color=COLOURS[1], source=here)
     return made
 
@@ -189,10 +198,10 @@ LEGENDS = {"step": "step", "g": "g", "m": "m", "m_hat": "m̂", "g2": "g²", "v":
 
 def _lines(x: str, y: str, columns: Sequence[str]) -> Any:
     """Lines over the steps of the second part; the corrected moment is the bold one."""
-    from bokeh.models import ColumnDataSource, Range1d, Span
-
-    made = _figure(x, y, x_range=Range1d(0, ADAM_STEPS + 1), y_range=Range1d(0, 1, name="y"))
-    source = ColumnDataSource({"t": [], **{column: [] for column in columns}}, name="rows")
+    made = _figure(
+        x, y, x_range=_models().Range1d(0, ADAM_STEPS + 1), y_range=_models().Range1d(0, 1, name="y")
+    )
+    source = _models().ColumnDataSource({"t": [], **{column: [] for column in columns}}, name="rows")
     colours = {"g": _LINE, "g2": _LINE, "m": COLOURS[0], "v": COLOURS[0]}
     dashes = {"g": "dotted", "g2": "dotted", "m": "dashed", "v": "dashed"}
     for column in columns:
@@ -205,7 +214,9 @@ def _lines(x: str, y: str, columns: Sequence[str]) -> Any:
             line_dash=dashes.get(column, "solid"),
             legend_label=LEGENDS[column],
         )
-    made.add_layout(Span(name="now", location=0, dimension="height", line_color=_TEXT, line_width=1))
+    made.add_layout(
+        _models().Span(name="now", location=0, dimension="height", line_color=_TEXT, line_width=1)
+    )
     (legend,) = made.legend
     made.add_layout(legend, "above")  # beside the lines, which cross all of the panel
     legend.orientation, legend.border_line_color = "horizontal", None

@@ -27,22 +27,26 @@ ABOUT = {
     RAVINE.name: "f(x, y) = (u²/10 + 10 v²)/2, where u and v are x and y turned by 30 degrees: 100 times as steep "
     "across as along. Every gradient has noise of standard deviation 0.5, the same for all methods.",
 }
+#: Larger pages are refused: they are sent by mail, and opened on phones.
+MOST_BYTES, MOST_STEPS = 5_000_000, 1000
 #: The data of a page stand between these.
 _OPENS, _CLOSES = '<script type="application/json" id="data">', "</script>"
 
 
-def write(path: Any, *, steps: int = 300, landscapes: Sequence[Landscape] = LANDSCAPES, key: Any = None) -> Path:
+def write(
+    path: Any, *, steps: int = 300, landscapes: Sequence[Landscape] = LANDSCAPES, key: Any = None
+) -> Path:
     """Writes the race of seven methods and Adam step by step, as one HTML file that needs no network.
 
     SGD, momentum, RMSprop, Adam, AdamW, Lion and Muon walk on each landscape, with play, speed, a slider for the step,
     and sliders for the learning rate, b1 and b2. For every stop of the sliders the library itself walks when the file
-    is written (1,183 paths a landscape, in seconds); the page computes nothing but the place between the files'
-    16-bit numbers and the screen. Its second part is Adam on `f(w) = w^2` from `w = 5`: g, m, v, both corrected, the
-    step, at each of 60 steps, in float32. About 4 MB.
+    is written: 1,157 paths a landscape. The page shows them. Its second part is Adam on `f(w) = w^2` from `w = 5`:
+    g, m, v, both corrected, and the step, at each of 60 steps, in float32.
 
     Args:
         path: where to write; an existing file is replaced. The folder must exist.
-        steps: how many steps each path has, from 1 to 1000. A path of 300 steps costs about a kilobyte.
+        steps: how many steps each path has, from 1 to 1000. 300 steps on three landscapes make a page of 4 MB, and 5 MB
+            is the most that is written.
         landscapes: functions of two numbers with a lowest point; Rosenbrock's valley, the saddle and the noisy ravine
             of `gradxform.diagnostics.landscapes` by default.
         key: of the noise: a `jax.random.key`; by default that of 0.
@@ -53,7 +57,8 @@ def write(path: Any, *, steps: int = 300, landscapes: Sequence[Landscape] = LAND
     Raises:
         ImportError: without Bokeh, which draws: `pip install 'gradxform[page]'`.
         TypeError: for something that is no landscape.
-        ValueError: for no landscape, two of one name, one without a lowest point, steps out of range.
+        ValueError: for no landscape, two of one name, one without a lowest point, steps out of range, a page that
+            would be larger than 5 MB.
 
     Example:
         >>> import pathlib, tempfile
@@ -66,14 +71,19 @@ def write(path: Any, *, steps: int = 300, landscapes: Sequence[Landscape] = LAND
     """
     who = "diagnostics.race.write"
     check_integer(who, "steps", steps, low=1)
-    if steps > 1000:
-        fact = f"gx.{who}(steps={short(steps)}): wanted at most 1000"
-        raise ValueError(say(fact, "a page of more steps would be larger than 5 MB"))
+    if steps > MOST_STEPS:
+        fact = f"gx.{who}(steps={short(steps)}): wanted at most {MOST_STEPS:,}"
+        raise ValueError(say(fact, "a longer path is seen by gx.plots.paths"))
     chosen = _landscapes(landscapes)
     figures.require(f"gx.{who}")
     key = jax.random.key(0) if key is None else key
+    text = _page(data(chosen, int(steps), key), chosen, int(steps)).encode("utf-8")
+    if len(text) > MOST_BYTES:
+        most = f"{MOST_BYTES / 1e6:g} MB is the most"
+        fact = f"gx.{who}(steps={steps}): the page would have {len(text) / 1e6:.1f} MB, {most}"
+        raise ValueError(say(fact, f"take fewer steps than {steps}, or fewer landscapes than {len(chosen)}"))
     where = Path(path)
-    where.write_text(_page(data(chosen, int(steps), key), chosen, int(steps)), encoding="utf-8")
+    where.write_bytes(text)
     return where
 
 
@@ -88,7 +98,9 @@ def _landscapes(landscapes: Any) -> tuple[Landscape, ...]:
             raise TypeError(f"{who}: wanted landscapes, got {kind(landscape)}")
         if landscape.minimum is None:
             fact = f"{who}: {landscape.name!r} has no lowest point"
-            raise ValueError(say(fact, "losses are shown as what is above it: Landscape(..., minimum=(x, y))"))
+            raise ValueError(
+                say(fact, "losses are shown as what is above it: Landscape(..., minimum=(x, y))")
+            )
     names = [landscape.name for landscape in landscapes]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{who}: wanted at least one, each with a name of its own, got {names}")
@@ -113,16 +125,15 @@ def data(landscapes: Sequence[Landscape], steps: int, key: Any) -> dict[str, Any
                 "paths": [pack_paths(run.positions, run.gaps, landscape.box) for run in runs],
             }
         )
-    looks = zip(ENTRANTS, figures.COLOURS, figures.DASHES, figures.MARKERS, figures.SIGNS, strict=True)
     methods = [
         {
             "name": entrant.name,
             "axes": entrant.axes,
             "call": entrant.text(),
             "note": entrant.note,
-            **{"color": colour, "dash": dash, "marker": marker, "sign": sign},
+            **look,
         }
-        for entrant, colour, dash, marker, sign in looks
+        for entrant, look in zip(ENTRANTS, figures.looks(len(ENTRANTS)), strict=True)
     ]
     return {
         "steps": steps,

@@ -11,7 +11,7 @@ from .packing import expand, unpack_paths
 from .page import data_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recording:
     """The numbers of a page: paths by method and landscape, and Adam's steps on w^2. `read` makes it.
 
@@ -34,6 +34,9 @@ class Recording:
 
     data: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"<{len(self.methods)} methods on {', '.join(self.landscapes)}, {self.data['steps']} steps>"
+
     @property
     def methods(self) -> tuple[str, ...]:
         """Who walks."""
@@ -53,8 +56,8 @@ class Recording:
         """A path at one stop of the sliders `rate`, `b1`, `b2`; those that the method does not have are ignored.
 
         Returns:
-            `(positions, gaps)` of shapes `(steps + 1, 2)` and `(steps + 1,)`: where it is, and how far the loss is above
-            its lowest; NaN where it has left the kept area, or is infinite.
+            `(positions, gaps)` of shapes `(steps + 1, 2)` and `(steps + 1,)`: where it is, and how far the loss is
+            above its lowest; NaN where it has left the kept area, or is infinite.
         """
         number = _place(self.methods, method, "method")
         land = self.data["landscapes"][_place(self.landscapes, landscape, "landscape")]
@@ -75,7 +78,9 @@ class Recording:
     def _at(self, axes: Any, sliders: dict[str, float]) -> tuple[int, ...]:
         missing = [axis for axis in axes if axis not in sliders]
         if missing:
-            raise TypeError(f"Recording: wanted a stop of {', '.join(axes)}, got none of {', '.join(missing)}")
+            raise TypeError(
+                f"Recording: wanted a stop of {', '.join(axes)}, got none of {', '.join(missing)}"
+            )
         return tuple(_place(self.data["stops"][axis], sliders[axis], axis) for axis in axes)
 
 
