@@ -4,6 +4,7 @@ import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -223,7 +224,9 @@ def flat(name: str = "flat") -> landscapes.Landscape:
         ({"landscapes": [LAND, LAND]}, ValueError, "a name of its own, got ['noisy ravine', 'noisy ravine']"),
     ],
 )
-def test_wrong_arguments_are_named(tmp_path: Path, arguments: dict, problem: type[Exception], message: str):
+def test_wrong_arguments_are_named(
+    tmp_path: Path, arguments: dict[str, Any], problem: type[Exception], message: str
+):
     with pytest.raises(problem, match=re.escape(message)):
         race.write(tmp_path / "race.html", **arguments)
     assert not (tmp_path / "race.html").exists()

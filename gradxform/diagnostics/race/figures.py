@@ -12,7 +12,7 @@ from .packing import FLOOR
 from .runs import ADAM_STEPS, W0
 
 #: Of an entrant's line and mark, beside its colour: for eyes that see none. The signs are the marks in the page's text.
-DASHES = ("solid", "dashed", "dotdash", "dotted", "solid", "dashed", "dotdash")
+DASHES = ("solid", "dashed", "dotdash", "solid", "dashed", "dotdash", "dotted")
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "x")
 SIGNS = ("●", "■", "▲", "◆", "▼", "✚", "✖")
 #: Greys on which all colours are seen.

@@ -34,7 +34,7 @@ _OPENS, _CLOSES = '<script type="application/json" id="data">', "</script>"
 
 
 def write(
-    path: Any, *, steps: int = 300, landscapes: Sequence[Landscape] = LANDSCAPES, key: Any = None
+    path: Any, *, steps: int = 300, landscapes: Sequence[Landscape] | Landscape = LANDSCAPES, key: Any = None
 ) -> Path:
     """Writes the race of seven methods and Adam step by step, as one HTML file that needs no network.
 
@@ -47,8 +47,8 @@ def write(
         path: where to write; an existing file is replaced. The folder must exist.
         steps: how many steps each path has, from 1 to 1000. 300 steps on three landscapes make a page of 4 MB, and 5 MB
             is the most that is written.
-        landscapes: functions of two numbers with a lowest point; Rosenbrock's valley, the saddle and the noisy ravine
-            of `gradxform.diagnostics.landscapes` by default.
+        landscapes: functions of two numbers with a lowest point, or one of them; by default Rosenbrock's valley, the
+            saddle and the noisy ravine of `gradxform.diagnostics.landscapes`.
         key: of the noise: a `jax.random.key`; by default that of 0.
 
     Returns:
