@@ -2,8 +2,10 @@
 
 import builtins
 import io
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ import optax
 import pytest
 from matplotlib.colors import LogNorm, to_rgba
 from matplotlib.figure import Figure
+from PIL import Image
 
 import gradxform as gx
 from gradxform.diagnostics.landscapes import SADDLE, Landscape, trajectory
@@ -141,6 +144,28 @@ def test_what_is_not_finite_and_what_was_skipped_is_marked() -> None:
     drawn(loss.figure)
 
 
+def test_skipped_steps_are_counted_also_between_rows_and_behind_a_resume() -> None:
+    def marked(counts: list[int]) -> list[Any]:
+        rows = [{"loss": 1.0, "step": 10 * t, "guard/skipped": n} for t, n in enumerate(counts)]
+        (panel,) = gx.plots.readings(rows).axes
+        return [(line.get_label(), line.get_xdata().tolist()) for line in panel.lines[1:]]
+
+    assert marked([0, 2, 2, 5]) == [("skipped: 5 steps", [10, 30])]
+    assert marked([1, 1, 1]) == [("skipped: 1 step", [0])]
+    assert marked([7, 7, 8]) == [("skipped: 1 step", [20])]
+    assert marked([0, 0]) == []
+
+
+def test_names_that_begin_with_an_underscore_are_in_legends() -> None:
+    def _mine(step: int) -> float:
+        return 0.1 * step
+
+    assert labels(gx.plots.schedule(_mine, steps=3).axes[0]) == [" _mine"]
+    assert labels(gx.plots.readings([{"_a": 1.0, "b": 1.0}], [("_a", "b")]).axes[0]) == [" _a", "b"]
+    assert gx.plots.readings([{"_a": 1.0}]).axes[0].get_ylabel() == "_a"
+    assert labels(gx.plots.paths({"_sgd": gx.sgd(0.1)}, BOWL, steps=2).axes[0])[0].startswith(" _sgd: ")
+
+
 @pytest.mark.parametrize("values", [[NAN, NAN], [0.0, 1e6], [-1.0, 1e6], [1e-30, 1e30], [5.0]])
 def test_any_numbers_can_be_drawn(values: list[float]) -> None:
     figure = gx.plots.readings([{"loss": x} for x in values])
@@ -248,6 +273,13 @@ def test_only_averages_of_the_gradients_are_corrected(tx: Any, titles: Any) -> N
     drawn(figure)
 
 
+def test_gradients_that_are_not_finite_can_be_looked_at() -> None:
+    for wrong in (NAN, INF, 1e30):  # the square of the last one is not finite in float32
+        figure = gx.plots.moments(gx.adam(0.1), [1.0, wrong, 1.0])
+        assert [line.get_label() for line in figure.axes[1].lines] == ["gradient²", "nu"]
+        drawn(figure)
+
+
 def test_a_decay_is_seen_from_the_numbers_or_not_at_all() -> None:
     x = np.random.default_rng(0).standard_normal(50)
     x[:2] = 0.0
@@ -344,6 +376,7 @@ def test_several_panels_take_several_axes() -> None:
     figure = Figure()
     grid = figure.subplots(2, 2)
     assert gx.plots.moments(gx.adam(0.1), [1.0, 2.0], ax=grid) is figure
+    assert gx.plots.moments(gx.adam(0.1), [1.0, 2.0], ax=grid.flat) is figure
     assert grid[1, 1].get_title(loc="left") == "update"
     with pytest.raises(ValueError, match=r"gx.plots.moments\(ax\): wanted 4 Axes, one a panel, got 1"):
         gx.plots.moments(gx.adam(0.1), [1.0, 2.0], ax=grid[0, 0])
@@ -397,6 +430,8 @@ ROWS = [{"loss": 1.0, "grad_norm": 1.0}]
         (lambda: gx.plots.readings({"a": [[1.0]]}), ValueError, r"'a' has the shape \(1, 1\), wanted one axis"),
         (lambda: gx.plots.readings({"a": 1.0}), ValueError, "one step alone is no history"),
         (lambda: gx.plots.readings(ROWS, ["los"]), ValueError, "there is no 'los'; did you mean 'loss'"),
+        (lambda: gx.plots.readings(ROWS, 3), TypeError, "wanted names of readings, got an int; several in a tuple"),
+        (lambda: gx.plots.readings(ROWS, ["loss", 3]), TypeError, "wanted names of readings, got an int"),
         (lambda: gx.plots.readings(ROWS, []), ValueError, "there is no key; the history has 'loss', 'grad_norm'"),
         (lambda: gx.plots.ratios(ROWS), ValueError, "no group has a reading update_ratio; it has .*\n.*param_groups"),
         (lambda: gx.plots.ratios([{"[a]/update_ratio": 1.0}, {"[b]/update_ratio": 1.0}]), ValueError,
@@ -419,3 +454,40 @@ ROWS = [{"loss": 1.0, "grad_norm": 1.0}]
 def test_what_is_wrong_is_named(draw: Any, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         draw()
+
+
+# ---------------------------------------------------------------------------------------------- the guide
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "guide" / "plots.md"
+
+
+def shown() -> list[Path]:
+    """The pictures of the guide."""
+    found = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", GUIDE.read_text(encoding="utf-8"))
+    return [(GUIDE.parent / path).resolve() for path in found]
+
+
+def test_the_guide_has_small_pictures_and_no_others_lie_about() -> None:
+    pictures = shown()
+    assert pictures, "there is none"
+    assert all(path.stat().st_size < 100_000 for path in pictures)
+    assert sorted(pictures) == sorted((ROOT / "docs" / "_static").glob("plots-*.png"))
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_guide_are_those_of_its_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import pictures  # pyright: ignore[reportMissingImports]
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        made = pictures.draw(GUIDE, into=tmp_path)
+    assert [path.name for path in made] == [path.name for path in shown()]
+    for new, old in zip(made, shown(), strict=True):
+        one, two = (np.asarray(Image.open(path).convert("RGB"), float) for path in (new, old))
+        assert one.shape == two.shape, f"{old.name}: python tools/pictures.py docs/guide/plots.md"
+        # Fonts and rounding differ from one machine to the next; two pixels up are more than that.
+        assert np.mean(np.abs(one - two)) < 2, f"{old.name}: python tools/pictures.py docs/guide/plots.md"
+        assert np.mean(np.abs(np.roll(two, 2, axis=0) - two)) > 4

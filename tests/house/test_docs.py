@@ -62,7 +62,7 @@ def names(module: ModuleType) -> dict[str, Any]:
 
 PUBLIC = {
     f"{module.__name__}.{name}": value
-    for module in (gradxform, build, fused, lowbit, plots, sharding, testing)
+    for module in (gradxform, build, fused, lowbit, sharding, testing)
     for name, value in names(module).items()
 }
 PUBLIC |= {
@@ -70,6 +70,7 @@ PUBLIC |= {
     for name, value in names(lowbit.bitsandbytes).items()
     if inspect.isfunction(value) and value.__module__ == lowbit.bitsandbytes.__name__
 }
+PUBLIC |= {f"gradxform.plots.{name}": value for name, value in names(plots).items()}
 PUBLIC |= {
     f"gradxform.diagnostics.landscapes.{name}": value
     for name, value in names(landscapes).items()

@@ -1,7 +1,7 @@
 """What all pictures share: matplotlib itself, axes to draw in, colours and lines that everybody can tell apart."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..._core.errors import kind, say
 
@@ -41,25 +41,28 @@ def require(call: str) -> None:
         raise ImportError(say(fact, "pip install 'gradxform[plot]'")) from problem
 
 
-def axes(call: str, ax: Any, rows: int, columns: int, size: tuple[float, float]) -> list[Any]:
+def axes(
+    call: str, ax: Any, rows: int, columns: int, size: tuple[float, float], layout: Any = "constrained"
+) -> list[Any]:
     """The Axes of `rows` times `columns` panels, by rows: those that were passed, or those of a new figure.
 
-    `size` is that of a panel, in inches.
+    `size` is that of a panel, in inches; `layout` is "compressed" for a panel whose sides have a fixed ratio.
     """
     require(call)
     if ax is None:
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+        figure = Figure(figsize=(columns * size[0], rows * size[1]), layout=layout)
         return list(figure.subplots(rows, columns, squeeze=False).flat)
     return _passed(call, ax, rows * columns)
 
 
 def _passed(call: str, ax: Any, number: int) -> list[Any]:
-    """The Axes that somebody passed: one, or an array or sequence of as many as there are panels."""
+    """The Axes that somebody passed: one, or as many as there are panels."""
     from matplotlib.axes import Axes
 
-    several = list(getattr(ax, "flat", ax)) if isinstance(ax, Sequence) or hasattr(ax, "flat") else [ax]
+    flat = getattr(ax, "flat", ax)  # of an array, as `subplots` makes it
+    several = list(cast("Iterable[Any]", flat)) if isinstance(flat, Iterable) else [ax]
     for one in several:
         if not isinstance(one, Axes):
             hint = "figure, ax = plt.subplots() gives a figure and its Axes: pass the second"
@@ -92,12 +95,29 @@ def clean(ax: Any) -> None:
     ax.set_axisbelow(True)
 
 
-def legend(ax: Any, **options: Any) -> None:
-    """A legend where it covers least, through which the lines behind it can be guessed."""
-    ax.legend(**{"fontsize": "small", "framealpha": 0.85, "loc": "best", **options})
+def entry(name: str) -> str:
+    """A name as an entry of a legend. matplotlib leaves out what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
 
 
-def legend_above(ax: Any, handles: Sequence[Any]) -> None:
-    """A legend in a row above the data, for panels that are full of them."""
-    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.1}
-    ax.legend(handles=handles, ncols=len(handles), fontsize="small", frameon=False, **place)
+#: Where a legend can stand. In Axes of others it is inside: a layout that makes room for one outside shrinks them all.
+_PLACES: dict[str, dict[str, Any]] = {
+    "inside": {"loc": "best", "framealpha": 0.85, "fontsize": "small"},
+    "tight": {"loc": "best", "framealpha": 0.85, "fontsize": "x-small", "handlelength": 1.6},
+    "above": {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "fontsize": "small", "frameon": False},
+    "row": {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "fontsize": "small", "frameon": False},
+    "right": {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "fontsize": "small", "frameon": False},
+}
+
+
+#: How many letters of a legend stand beside each other above a panel, its lines counted as letters.
+_LETTERS = 84
+
+
+def legend(ax: Any, place: str = "inside", **options: Any) -> None:
+    """A legend that covers as little as it can; in a row as many entries as there is room for."""
+    if place == "row":
+        handles = options["handles"]
+        longest = max(len(handle.get_label()) for handle in handles)
+        options["ncols"] = max(1, min(len(handles), _LETTERS // (longest + 8)))
+    ax.legend(**_PLACES[place], borderaxespad=0.3, **options)

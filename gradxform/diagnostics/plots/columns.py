@@ -116,7 +116,11 @@ def _number(value: Any) -> float | None:
 
 def chosen(call: str, keys: Any, known: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The keys of each panel: a name is a panel, a tuple or list of names is one with several lines."""
-    entries: Sequence[Any] = [keys] if isinstance(keys, str) else list(keys)
+    entries: Sequence[Any] = [keys] if isinstance(keys, str) else keys
+    for x in (entries, *entries) if isinstance(entries, list | tuple) else (entries,):
+        if not isinstance(x, str | list | tuple):
+            remedy = "several in a tuple share a panel"
+            raise TypeError(say(f"gx.plots.{call}(keys): wanted names of readings, got {kind(x)}", remedy))
     panels = [(entry,) if isinstance(entry, str) else tuple(entry) for entry in entries]
     if not panels or not all(panels):
         raise ValueError(f"gx.plots.{call}(keys): there is no key; the history has {listed(list(known))}")

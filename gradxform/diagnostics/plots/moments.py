@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SIZE = (4.6, 3.0)
 _DECADES = 100.0
 #: Up to so many steps each has a mark.
-_FEW = 60
+_FEW = 30
 
 
 def moments(
@@ -25,8 +25,8 @@ def moments(
 
     The transform itself runs, and the moments are read from its states. Beside a moment that is an average with a
     constant decay b, which is seen from its numbers, stands the same moment divided by `1 - b^t`: what it would be had
-    it not begun at zero. Panels: each moment with the gradients (or their squares) that it averages, the corrections,
-    the updates.
+    it not begun at zero, whether or not the method divides by it. Panels: each moment with the gradients (or their
+    squares) that it averages, the corrections, the updates.
 
     Args:
         tx: any transform, ours or Optax's.
@@ -64,15 +64,15 @@ def moments(
     drawn = axes("moments", ax, *grid, _SIZE)
     for panel in drawn[number:]:
         panel.remove()
-    left = iter(drawn)
+    left, place = iter(drawn), "inside" if ax is None else "tight"
     for trail in found.trails:
-        _moment(next(left), trail, found)
+        _moment(next(left), trail, found, place)
     if not found.trails:
         _frame(next(left), "gradient", steps).plot(
             _counts(steps), found.gradients, **_dots("gradient", steps)
         )
     if averaged:
-        _corrections(next(left), averaged, steps)
+        _corrections(next(left), averaged, steps, place)
     _updates(next(left), found)
     return figure_of(drawn[0])
 
@@ -115,9 +115,9 @@ def _counts(steps: int) -> Any:
 def _dots(label: str, steps: int) -> dict[str, Any]:
     """How gradients are drawn: rings around the lines that go through them, dots where there are many."""
     if steps > _FEW:
-        look = {"marker": ".", "markersize": 3, "alpha": 0.5, "zorder": 1.5}
+        look = {"marker": ".", "markersize": 4.5, "alpha": 0.5, "zorder": 1.5}
     else:
-        look = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "zorder": 3}
+        look = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "zorder": 3}
     return {"color": BESIDE, "linestyle": "none", "label": label, **look}
 
 
@@ -129,7 +129,7 @@ def _frame(panel: Any, title: str, steps: int) -> Any:
     return panel
 
 
-def _moment(panel: Any, trail: Trail, found: Course) -> None:
+def _moment(panel: Any, trail: Trail, found: Course, place: str) -> None:
     steps = len(trail.values)
     inputs = found.gradients**2 if trail.squares else found.gradients
     name = trail.address.rsplit("/", 1)[-1]
@@ -154,13 +154,15 @@ def _moment(panel: Any, trail: Trail, found: Course) -> None:
             label=label,
         )
     shown = np.concatenate([values for _, values in lines])
-    if trail.squares and shown.min() > 0 and shown.max() > _DECADES * shown.min():
+    shown = shown[np.isfinite(shown)]
+    if trail.squares and len(shown) and shown.min() > 0 and shown.max() > _DECADES * shown.min():
         panel.set_yscale("log")
-        panel.set_ylim(shown.min() / 2, 2 * max(shown.max(), inputs.max()))  # not down to the smallest square
-    legend(panel)
+        highest = max(shown.max(), inputs[np.isfinite(inputs)].max())
+        panel.set_ylim(shown.min() / 2, 2 * highest)  # not down to the smallest square
+    legend(panel, place)
 
 
-def _corrections(panel: Any, averaged: list[Trail], steps: int) -> None:
+def _corrections(panel: Any, averaged: list[Trail], steps: int, place: str) -> None:
     _frame(panel, "bias correction", steps)
     for number, trail in enumerate(averaged):
         look = style(number)
@@ -174,7 +176,7 @@ def _corrections(panel: Any, averaged: list[Trail], steps: int) -> None:
         )
     panel.set_yscale("log")
     panel.set_ylim(top=1.5)
-    legend(panel, loc="lower right")
+    legend(panel, place)
 
 
 def _updates(panel: Any, found: Course) -> None:

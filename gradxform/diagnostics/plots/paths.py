@@ -9,12 +9,13 @@ from ..._core.address import listed
 from ..._core.errors import check_integer, kind, say, short
 from ..._core.transform import as_transform, is_foreign
 from ..landscapes import RAVINE, ROSENBROCK, SADDLE, Landscape, surface, trajectory
-from .canvas import BESIDE, axes, clean, figure_of, legend, style
+from .canvas import BESIDE, axes, entry, figure_of, legend, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SIZE = (7.6, 4.8)
+#: The width of a figure, of which the legend takes what is beyond the panel, and the width of that panel, in inches.
+_WIDE, _PANEL = 7.6, 5.2
 _KNOWN = {"rosenbrock": ROSENBROCK, "saddle": SADDLE, "ravine": RAVINE}
 
 
@@ -51,33 +52,24 @@ def paths(
         >>> import gradxform as gx
         >>> figure = gx.plots.paths({"SGD": gx.sgd(0.1), "Adam": gx.adam(0.1)}, "saddle", steps=50)
         >>> [line.get_label() for line in figure.axes[0].lines[:2]]
-        ['SGD: -0.25', 'Adam: -0.251']
+        ['SGD: -0.212', 'Adam: -0.246']
     """
     entries = _entries(txs)
     land = _landscape(landscape)
     check_integer("plots.paths", "steps", steps, low=1)
     runs = {name: trajectory(tx, land, int(steps), key=key, shape=shape) for name, tx in entries.items()}
-    (panel,) = axes("paths", ax, 1, 1, _SIZE)
-    _contours(panel, land)
-    for number, (name, (positions, losses)) in enumerate(runs.items()):
-        _path(panel, number, name, np.asarray(positions), float(losses[-1]))
-    panel.plot(
-        *land.start, marker="X", color="black", markersize=8, linestyle="none", label="start", zorder=4
-    )
-    if land.minimum is not None:
-        star = {"marker": "*", "color": "black", "markeredgecolor": "white", "markersize": 13, "zorder": 4}
-        panel.plot(*land.minimum, linestyle="none", label="lowest point", **star)
     (left, right), (bottom, top) = land.box
-    panel.set_xlim(left, right)
-    panel.set_ylim(bottom, top)
-    panel.set_aspect("equal")
-    panel.set_xlabel("x")
-    panel.set_ylabel("y")
-    panel.set_title(land.name, loc="left", fontsize="medium")
-    clean(panel)
-    panel.grid(visible=False)
-    beside = {} if ax is not None else {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "frameon": False}
-    legend(panel, title=f"loss after {steps:,} steps", title_fontsize="small", alignment="left", **beside)
+    high = min(max(_PANEL * (top - bottom) / (right - left), 2.5), 8.0) + 0.7
+    (panel,) = axes("paths", ax, 1, 1, (_WIDE, high), layout="compressed")
+    handles: list[Any] = []
+    for number, (name, (positions, losses)) in enumerate(runs.items()):
+        handles += _path(panel, number, name, np.asarray(positions), float(losses[-1]))
+    marks = _ground(panel, land)
+    title: dict[str, Any] = {"title": f"loss after {steps:,} steps", "alignment": "left"}
+    if ax is None:
+        legend(panel, "right", handles=handles + marks, title_fontsize="small", **title)
+    else:
+        legend(panel, "tight", handles=handles, title_fontsize="x-small", **title)
     return figure_of(panel)
 
 
@@ -109,8 +101,22 @@ def _landscape(landscape: Any) -> Landscape:
     return _KNOWN[landscape]
 
 
+def _ground(panel: Any, land: Landscape) -> list[Any]:
+    """What is there before anybody walks: heights, start and lowest point, of which the marks are returned."""
+    _contours(panel, land)
+    look: dict[str, Any] = {"color": "black", "markeredgecolor": "white", "linestyle": "none", "zorder": 4}
+    marks = panel.plot(*land.start, marker="X", markersize=10, label="start", **look)
+    if land.minimum is not None:
+        marks += panel.plot(*land.minimum, marker="*", markersize=13, label="lowest point", **look)
+    (left, right), (bottom, top) = land.box
+    panel.set(xlim=(left, right), ylim=(bottom, top), xlabel="x", ylabel="y", aspect="equal")
+    panel.set_title(land.name, loc="left", fontsize="medium")
+    panel.spines[["top", "right"]].set_visible(False)
+    return marks
+
+
 def _contours(panel: Any, land: Landscape) -> None:
-    """Lines of equal height. Between two of them lies an equal share of the box, so that no part of it is empty."""
+    """Lines of equal height, more of them where it is low, which is where paths end."""
     x, y, z = surface(land)
     finite = z[np.isfinite(z)]
     if not len(finite) or finite.min() == finite.max():
@@ -119,11 +125,11 @@ def _contours(panel: Any, land: Landscape) -> None:
     panel.contour(x, y, z, levels=levels, colors=BESIDE, linewidths=0.6, alpha=0.6, linestyles="solid")
 
 
-def _path(panel: Any, number: int, name: str, positions: Any, loss: float) -> None:
+def _path(panel: Any, number: int, name: str, positions: Any, loss: float) -> list[Any]:
     look = style(number)
     finite = np.isfinite(positions).all(axis=1)
     last = len(positions) if finite.all() else int(np.argmin(finite))
-    panel.plot(
+    return panel.plot(
         *positions[:last].T,
         color=look.color,
         linestyle=look.linestyle,
@@ -133,5 +139,5 @@ def _path(panel: Any, number: int, name: str, positions: Any, loss: float) -> No
         markeredgewidth=0.6,
         markevery=max(1, (len(positions) - 1) // 10),
         linewidth=1.4,
-        label=f"{name}: {loss:.3g}" if np.isfinite(loss) else f"{name}: diverges",
+        label=entry(f"{name}: {loss:.3g}" if np.isfinite(loss) else f"{name}: diverges"),
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..._core.address import listed
 from ..._core.errors import say
-from .canvas import BESIDE, WRONG, axes, count_axis, figure_of, legend_above
+from .canvas import BESIDE, WRONG, axes, count_axis, figure_of, legend
 from .columns import Column, columns, natural
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _draw(panel: Any, steps: Any, values: Any) -> None:
         }
         handles += panel.plot(steps[column], row, label="not finite", **mark)
     if handles:
-        legend_above(panel, handles)
+        legend(panel, "row", handles=handles)
 
 
 def _edges(steps: Any) -> Any:

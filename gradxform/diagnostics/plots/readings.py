@@ -4,17 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .canvas import BESIDE, WRONG, axes, clean, count_axis, figure_of, legend_above, style
+from .canvas import BESIDE, WRONG, axes, clean, count_axis, entry, figure_of, legend, style
 from .columns import Column, chosen, columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIZE = (6.4, 2.2)
-#: What is drawn if nothing is asked for, by the last part of its name.
+#: What is drawn if nothing is asked for.
 _USUAL = ("loss", "train_loss", "value", "grad_norm", "update_ratio", "learning_rate")
 #: An axis is logarithmic where the largest number is so many times the smallest.
-_DECADES = 100.0
+_DECADES = 30.0
 #: The counter of a guard, at any depth of names: `guard/skipped`, `guard_1/skipped`.
 _SKIPPED = "skipped"
 
@@ -22,7 +22,7 @@ _SKIPPED = "skipped"
 def readings(history: Any, keys: Any = None, *, ax: Any = None) -> "Figure":
     """Draws readings over the steps of a run, a panel each: the loss, norms, the learning rate.
 
-    An axis is logarithmic where all numbers are positive and the largest is over 100 times the smallest. A number that
+    An axis is logarithmic where all numbers are positive and the largest is over 30 times the smallest. A number that
     is not finite is a cross at the upper edge of its panel, a step that a `gx.guard` has skipped a triangle at the
     lower edge.
 
@@ -52,7 +52,7 @@ def readings(history: Any, keys: Any = None, *, ax: Any = None) -> "Figure":
     panels = chosen("readings", _usual(known) if keys is None else keys, known)
     drawn = axes("readings", ax, len(panels), 1, _SIZE)
     counters = [column for name, column in known.items() if name.rsplit("/", 1)[-1] == _SKIPPED]
-    skipped = np.unique(np.concatenate([_raised(counter) for counter in counters] or [np.zeros(0)]))
+    skipped = _Skipped([_rises(counter) for counter in counters])
     ends = [end for column in known.values() for end in (column.steps.min(), column.steps.max())]
     for number, (panel, names) in enumerate(zip(drawn, panels, strict=True)):
         _panel(panel, {name: known[name] for name in names}, skipped, first=number == 0)
@@ -73,12 +73,22 @@ def _usual(known: dict[str, Column]) -> list[str]:
     return [name for name in _USUAL if name in known] or list(known)[:6]
 
 
-def _raised(counter: Column) -> Any:
-    """The steps at which a counter is higher than before. It starts at 0."""
-    return counter.steps[np.diff(counter.values, prepend=0.0) > 0]
+class _Skipped:
+    """Where guards have skipped steps, and how many: a row may stand for several."""
+
+    def __init__(self, rises: list[Column]) -> None:
+        self.steps = np.unique(np.concatenate([rise.steps for rise in rises] or [np.zeros(0)]))
+        self.number = int(sum(rise.values.sum() for rise in rises))
 
 
-def _panel(panel: Any, shown: dict[str, Column], skipped: Any, first: bool) -> None:
+def _rises(counter: Column) -> Column:
+    """Where a counter is higher than a row before, and by how much. A run that goes on brings its count with it."""
+    before = 0.0 if counter.values[0] <= 1 else counter.values[0]
+    rise = np.diff(counter.values, prepend=before)
+    return Column(counter.steps[rise > 0], rise[rise > 0])
+
+
+def _panel(panel: Any, shown: dict[str, Column], skipped: _Skipped, first: bool) -> None:
     edge = panel.get_xaxis_transform()  # across in steps, up and down in parts of the panel
     wrong = np.unique(np.concatenate([c.steps[~np.isfinite(c.values)] for c in shown.values()]))
     finite = [c.values[np.isfinite(c.values)] for c in shown.values()]
@@ -95,7 +105,7 @@ def _panel(panel: Any, shown: dict[str, Column], skipped: Any, first: bool) -> N
             markersize=3.5,
             markevery=max(1, len(column.values) // 15),
             linewidth=1.3,
-            label=name,
+            label=entry(name),
         )
     if _spans_decades(np.concatenate(finite)):
         panel.set_yscale("log")
@@ -103,18 +113,18 @@ def _panel(panel: Any, shown: dict[str, Column], skipped: Any, first: bool) -> N
     if len(wrong):
         text = f"not finite: {_times(len(wrong))}"
         handles += panel.plot(wrong, np.full(len(wrong), 0.95), marker="x", color=WRONG, label=text, **mark)
-    if len(skipped):
-        text = f"skipped: {_times(len(skipped))}"
-        triangles = panel.plot(
-            skipped, np.full(len(skipped), 0.05), marker="^", color=BESIDE, label=text, **mark
-        )
+    if len(skipped.steps):
+        text = f"skipped: {_times(skipped.number)}"
+        low = np.full(len(skipped.steps), 0.05)
+        triangles = panel.plot(skipped.steps, low, marker="^", color=BESIDE, label=text, **mark)
         handles += triangles if first else []  # they are the same in all panels
     count_axis(panel)
     clean(panel)
     if len(shown) == 1:  # its name is that of the axis
-        panel.set_ylabel(handles.pop(0).get_label())
+        panel.set_ylabel(next(iter(shown)))
+        handles.pop(0)
     if handles:
-        legend_above(panel, handles)
+        legend(panel, "row", handles=handles)
 
 
 def _times(number: int) -> str:

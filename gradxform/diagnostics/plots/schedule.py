@@ -9,7 +9,7 @@ import numpy as np
 
 from ..._core.errors import check_integer, check_schedule, concrete, kind, say, short
 from ..._core.schedule import Schedule
-from .canvas import axes, clean, count_axis, figure_of, legend, style
+from .canvas import axes, clean, count_axis, entry, figure_of, legend, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def schedule(
         >>> rate = gx.warmup_cosine(1e-3, warmup_steps=100, total_steps=1000)
         >>> figure = gx.plots.schedule(rate, 5e-4, steps=1000)
         >>> [line.get_label() for line in figure.axes[0].lines]
-        ['gx.warmup_cosine(0.001, warmup_steps=100, total_steps=1000)', '0.0005']
+        ['gx.warmup_cosine(0.001, 100, 1000)', '0.0005']
     """
     check_integer("plots.schedule", "steps", steps, low=2)
     if not schedules:
@@ -56,13 +56,15 @@ def schedule(
     (panel,) = axes("schedule", ax, 1, 1, _SIZE)
     for number, (name, values) in enumerate(zip(names, found, strict=True)):
         look = style(number)
-        panel.plot(np.arange(len(values)), values, color=look.color, linestyle=look.linestyle, label=name)
+        panel.plot(
+            np.arange(len(values)), values, color=look.color, linestyle=look.linestyle, label=entry(name)
+        )
     if log:
         panel.set_yscale("log")
     count_axis(panel)
     panel.set_ylabel("learning rate")
     clean(panel)
-    legend(panel)
+    legend(panel, "above" if ax is None else "tight")
     return figure_of(panel)
 
 

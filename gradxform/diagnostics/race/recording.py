@@ -27,7 +27,7 @@ class Recording:
         ('SGD', 'Momentum', 'RMSprop', 'Adam', 'AdamW', 'Lion', 'Muon')
         >>> positions, gaps = page.path("Lion", "Rosenbrock", rate=0.1, b1=0.9, b2=0.99)
         >>> positions.round(2).tolist()
-        [[-1.2, 1.0], [-1.1, 1.1], [-1.0, 1.2], [-0.9, 1.1]]
+        [[-1.2, 1.0], [-1.1, 1.1], [-1.0, 1.2], [-1.1, 1.1]]
         >>> print(page.adam(rate=0.01, b1=0.9, b2=0.999)["m"][1:5].round(4))
         [1. 1.898 2.7042 3.4278]
     """
