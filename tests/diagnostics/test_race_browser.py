@@ -244,9 +244,7 @@ def test_adam_step_by_step_shows_the_worked_trace(browser: Browser, known: race.
     assert browser.problems() == []
 
 
-CONTROLS = set(
-    ["play", "frame", "speed", "rate", "b1", "b2", "adam-play", "t", "adam-rate", "adam-b1", "adam-b2"]
-)
+CONTROLS = {"play", "frame", "speed", "rate", "b1", "b2", "adam-play", "t", "adam-rate", "adam-b1", "adam-b2"}
 
 
 def test_every_control_is_reached_and_moved_by_the_keyboard(browser: Browser):
