@@ -40,6 +40,12 @@ def as_users() -> dict[str, bool] | None:
     return {"xla_cpu_use_fusion_emitters": True} if quick else None
 
 
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For benchmarks that forget what is compiled, to time a first call: every test behind them would compile anew."""
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)
+
+
 def pytest_collection_finish() -> None:
     """What is there before the first test stays: the garbage collector need not look at it again and again."""
     gc.collect()

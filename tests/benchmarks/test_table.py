@@ -25,6 +25,7 @@ from benchmarks import (
 from benchmarks.entrants import Compiled, LeftOut, Process
 from benchmarks.shapes import QUICK, TREES, alike, transformer
 
+pytestmark = pytest.mark.usefixtures("warm")
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "speed-cpu.json"
 
@@ -169,7 +170,6 @@ def test_the_machine_itself_does_what_it_should() -> None:
     native.close()
 
 
-@pytest.mark.slow
 def test_both_libraries_do_the_same_steps() -> None:
     shapes = alike(2, 4, 3)
     grads = trees.tree(shapes, 0)
