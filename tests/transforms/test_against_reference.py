@@ -1,8 +1,8 @@
 """Every transform and recipe, every option, against the float64 references in NumPy.
 
 Float32: at most 2e-6 of a leaf's largest update in any of 200 steps (Muon, which magnifies what is small: 1e-5), weight
-decay on in every recipe that has it. With x64, and without `jit` in one row of each factory, 1e-12. Storage in bfloat16 rounds what is kept (2^-8
-of it), not the update, which is formed before.
+decay on in every recipe that has it. With x64, and without `jit` in one row of each factory, 1e-12. Storage in bfloat16
+rounds what is kept (2^-8 of it), not the update, which is formed before.
 """
 
 import inspect
@@ -15,7 +15,6 @@ import gradxform as gx
 
 from .forced import STEPS, forced
 from .grid import GRID, Case
-
 
 #: The first row of each factory.
 FIRST = set[str]()

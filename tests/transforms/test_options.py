@@ -153,7 +153,7 @@ def gradients() -> Any:
 
 @cache
 def trajectory(tx: Any) -> tuple[Any, Any]:
-    """The updates of all steps, and the state at the end: one program, where steps outside of `jit` would be several."""
+    """The updates of all steps, and the state at the end: one program, where eager steps would be several."""
 
     @jax.jit
     def step(grads: Any, state: Any, params: Any) -> Any:
