@@ -11,6 +11,7 @@ import pytest
 import gradxform as gx
 from benchmarks import buckets, lowbit, lowbit_training, muon
 
+pytestmark = pytest.mark.usefixtures("warm")
 ROOT = Path(__file__).parents[2]
 
 

@@ -105,6 +105,7 @@ def test_why_adaptive_prints_adagrad_s_death(tmp_path):
     assert list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.slow
 def test_a_sweep_is_one_program_and_its_rates_differ(tmp_path):
     out = run("sweep.py", "--steps", "50", "--highest", "1e30", "--out", str(tmp_path))
     rows = re.findall(r"(?m)^ +(\S+) +(\S+) +(\S+) +(\d+)$", out)

@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import gpu
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 @pytest.mark.slow
 def test_every_experiment_gives_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,7 @@ def test_two_processes_end_as_one_device_and_a_killed_run_with_the_same_bits(tmp
     assert len({*digests[0], *digests[1]}) == 1, "parameters and state, bit for bit"
 
 
+@pytest.mark.slow
 def test_wrong_use_of_processes_ends_at_once(tmp_path):
     assert f"--resume: there is no checkpoint in {tmp_path}" in ends("--resume", "--out", str(tmp_path))
     assert "--every: wanted at least 1, got 0" in ends("--every", "0", "--out", str(tmp_path))

@@ -38,7 +38,9 @@ def fresh(code: str) -> str:
 
 def test_import_starts_nothing_and_is_quick():
     """At most 0.2 s of processor time on top of `import optax`: the best of six, for cores are shared."""
-    seconds = [float(fresh(FRESH)) for _ in range(6)]
+    seconds: list[float] = []
+    while len(seconds) < 6 and min(seconds, default=1.0) > 0.2:
+        seconds.append(float(fresh(FRESH)))
     assert min(seconds) <= 0.2, f"import took {statistics.median(seconds):.2f} s"
 
 

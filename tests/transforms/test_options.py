@@ -153,11 +153,16 @@ def gradients() -> Any:
 
 @cache
 def trajectory(tx: Any) -> tuple[Any, Any]:
-    """The updates of all steps, and the state at the end. Not compiled: there are hundreds of these."""
+    """The updates of all steps, and the state at the end: one program, where eager steps would be several."""
+
+    @jax.jit
+    def step(grads: Any, state: Any, params: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return updates, state, gx.apply_updates(params, updates)
+
     params, state, seen = PARAMS, tx.init(PARAMS), []
     for i in range(STEPS):
-        updates, state = tx.update({k: g[i] for k, g in gradients().items()}, state, params)
-        params = gx.apply_updates(params, updates)
+        updates, state, params = step({k: g[i] for k, g in gradients().items()}, state, params)
         seen.append(updates)
     return {k: np.stack([updates[k] for updates in seen]) for k in PARAMS}, state
 

@@ -16,6 +16,13 @@ from tests.values.cases import with_value
 PARAMS = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> None:
+    """What is there before these tests need not be looked at by each of their collections."""
+    gc.collect()
+    gc.freeze()
+
+
 def held() -> int:
     gc.collect()
     return len(_INTERNED)
