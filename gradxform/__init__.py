@@ -113,5 +113,7 @@ from ._transforms.yogi import scale_by_yogi as scale_by_yogi
 from ._transforms.yogi import yogi as yogi
 from .diagnostics import plots as plots
 from .diagnostics.describe import describe as describe
+from .diagnostics.diagnose.call import diagnose as diagnose
+from .diagnostics.diagnose.leaves import leaf_readings as leaf_readings
 from .diagnostics.memory import memory as memory
 from .interop.restore import restore_into as restore_into

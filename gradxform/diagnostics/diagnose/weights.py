@@ -1,0 +1,227 @@
+"""Rules about what a step does to the weights and to its own state."""
+
+import numpy as np
+
+from ..._core.tree import matches
+from .finding import Case, Finding, rule
+from .history import Run
+
+
+@rule("weights-do-not-move", "unmoved", least=10)
+def unmoved(case: Case) -> list[Finding]:
+    """Updates below half of what the dtype of the weights can tell apart."""
+    rows, share = case.run.numbers("unmoved")
+    half = share[len(share) // 2 :]
+    if len(half) < 5 or _any_link(case, "exact_master") or np.median(half) < 0.5:
+        return []
+    at = len(share) - len(half) + int(np.argmax(half >= np.median(half)))
+    return [
+        Finding(
+            "weights-do-not-move",
+            f"{100 * np.median(half):.0f} % of the 16-bit weights that the update asks to move stay where they are",
+            "unmoved",
+            case.run.step(rows[at]),
+            float(share[at]),
+            0.5,
+            "in the second half of the run more than every other update is below half an ulp of its weight, "
+            "1/256 to 1/512 of it in bfloat16, and is rounded away",
+            "keep exact weights behind the 16-bit ones with gx.lowbit.exact_master(tx), or raise the rate 4-fold",
+        )
+    ]
+
+
+@rule("clip-always-on", "*/clipped", least=20)
+def clips(case: Case) -> list[Finding]:
+    """A clip that has become the step size."""
+    found: list[Finding] = []
+    for link, column in sorted(case.run.ending("*/clipped").items()):
+        rows = np.flatnonzero(column.finite)
+        later = rows[len(rows) // 2 :]
+        if len(later) < 10:
+            continue
+        share = float(column.values[later].mean())
+        if share < 0.95:
+            continue
+        norm = case.run.columns.get(f"{link}/norm_in")
+        usual = None if norm is None else float(np.median(norm.values[later]))
+        change = "raise the bound to about twice the usual norm" + (f", {2 * usual:.2g}" if usual else "")
+        found.append(
+            Finding(
+                "clip-always-on",
+                f"{link!r} changes {100 * share:.0f} % of what passes in the second half of the run: not a guard against "
+                "spikes any more, it fixes the length of every step",
+                f"{link}/clipped",
+                case.run.step(later[0]),
+                share,
+                0.95,
+                "a bound against outliers acts on a few steps, mostly early ones",
+                f"{change}, or leave it if steps of equal length are what you want",
+            )
+        )
+    return found
+
+
+def _decays(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The links that are named for a decay: rows, and how many times longer the update is behind them."""
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for link in run.ending("*/norm_out"):
+        if link.rsplit("/", 1)[-1].split("_")[0] != "decay" or not run.has(f"{link}/norm_in"):
+            continue
+        rows, before, after = run.numbers(f"{link}/norm_in", f"{link}/norm_out")
+        known = before > 0
+        found[link] = rows[known], after[known] / before[known]
+    return found
+
+
+@rule("decay-too-strong", "*decay/norm_in", "*decay/norm_out", "param_norm", least=20)
+def strong(case: Case) -> list[Finding]:
+    """The decay is the larger part of the update, and the weights shrink."""
+    _, norms = case.run.numbers("param_norm")
+    found: list[Finding] = []
+    for link, (rows, ratio) in _decays(case.run).items():
+        half = ratio[len(ratio) // 2 :]
+        if len(half) < 10 or not norms[0] or np.median(half) < 1.5 or norms[-1] > 0.7 * norms[0]:
+            continue
+        found.append(
+            Finding(
+                "decay-too-strong",
+                f"the weights shrink from {norms[0]:.4g} to {norms[-1]:.4g}, and most of the update is the decay",
+                f"{link}/norm_out by norm_in",
+                case.run.step(rows[len(ratio) - len(half)]),
+                float(np.median(half)),
+                1.5,
+                "the update is half as long again behind the decay as before it, and the norm of the weights fell by 30 %",
+                "divide weight_decay by 10, and keep it off biases and norms with mask=gx.matrices()",
+            )
+        )
+    return found
+
+
+@rule("decay-too-weak", "*decay/norm_in", "*decay/norm_out", "param_norm", least=300)
+def weak(case: Case) -> list[Finding]:
+    """Weights that grow and grow, with a decay that cannot be seen."""
+    rows_p, norms = case.run.numbers("param_norm")
+    found: list[Finding] = []
+    for link, (_, ratio) in _decays(case.run).items():
+        half = np.abs(ratio[len(ratio) // 2 :] - 1)
+        late = norms[-max(1, len(norms) // 4)]
+        if len(half) < 100 or np.median(half) > 1e-3 or norms[-1] < 3 * norms[0] or norms[-1] < 1.1 * late:
+            continue
+        found.append(
+            Finding(
+                "decay-too-weak",
+                f"the weights grew {norms[-1] / norms[0]:.3g}-fold and still grow; the decay changes the length of the "
+                f"update by {100 * np.median(half):.2g} %",
+                "param_norm",
+                case.run.step(rows_p[-1]),
+                float(norms[-1]),
+                3 * float(norms[0]),
+                "three times the norm at the start, more than 10 % of it in the last quarter of the run",
+                "multiply weight_decay by 10 (0.01 to 0.1 is usual for transformers)",
+            )
+        )
+    return found
+
+
+@rule("frozen-by-accident", "update_norm|*/update_norm", least=10)
+def frozen(case: Case) -> list[Finding]:
+    """A leaf, a group or a whole model whose update is zero at every step."""
+    run = case.run
+    parts = {
+        **({"": run.columns["update_norm"]} if run.has("update_norm") else {}),
+        **run.ending("*/update_norm"),
+    }
+    still = {name: c for name, c in parts.items() if c.finite.sum() >= 10 and not c.values[c.finite].any()}
+    still = {n: c for n, c in still.items() if not any(matches(p, n, None) for p in case.frozen)}
+    if "" in still:
+        still = {"": still[""]}
+    return [_still(run, name) for name in sorted(still)]
+
+
+def _still(run: Run, name: str) -> Finding:
+    key = f"{name}/" if name else ""
+    gradient = run.columns.get(f"{key}grad_norm")
+    idle = gradient is not None and not np.nan_to_num(gradient.values[gradient.present]).any()
+    if idle:
+        why, change = (
+            "its gradient is zero too: the loss does not depend on it",
+            "look for a stop_gradient, an unused output or a dead activation before that leaf",
+        )
+    else:
+        why, change = (
+            "its gradient is not zero: the transform holds it back"
+            if gradient is not None
+            else "every step was looked at",
+            "look at gx.describe(tx, params) for the masks and groups that it falls into, and at the learning rate",
+        )
+    rows = np.flatnonzero(run.columns[f"{key}update_norm"].finite)
+    return Finding(
+        "frozen-by-accident",
+        f"{f'{name!r}' if name else 'no leaf'} {'does not move' if name else 'moves'} in {len(rows)} steps",
+        f"{key}update_norm",
+        run.step(rows[-1]),
+        0.0,
+        0.0,
+        why,
+        f"{change}; if it is meant, pass frozen={name!r}" if name else change,
+    )
+
+
+@rule("second-moment-stalled", "*/second_moment", "grad_norm", least=30)
+def stalled(case: Case) -> list[Finding]:
+    """A second moment that stays the same to the last bit while the gradients change."""
+    found: list[Finding] = []
+    for leaf, column in sorted(case.run.ending("*/second_moment").items()):
+        own = f"{leaf}/grad_norm" if case.run.has(f"{leaf}/grad_norm") else "grad_norm"
+        at = _standstill(case.run, column.values, column.finite, own)
+        if at is None:
+            continue
+        row, count = at
+        found.append(
+            Finding(
+                "second-moment-stalled",
+                f"the second moment of {leaf!r} is the same for {count} steps while its gradients change",
+                f"{leaf}/second_moment",
+                case.run.step(row),
+                float(count),
+                float(STEPS),
+                "an average with 1 - b2 of 0.001 moves by less than half an ulp of bfloat16 unless a gradient is "
+                "about twice its root; in float32 the norm would change at every step",
+                "keep it in float32 (nu_dtype), or in 8 bits by gx.lowbit.quantized, which rounds so that it moves",
+            )
+        )
+    return found[:1] if len(found) < 2 else [_together(found)]
+
+
+STEPS = 20
+
+
+def _together(found: list[Finding]) -> Finding:
+    first = max(found, key=lambda x: x.figure)
+    return Finding(**{**vars(first), "what": f"{first.what}; so it is with {len(found) - 1} more"})
+
+
+def _standstill(run: Run, v: np.ndarray, known: np.ndarray, gradient: str) -> tuple[int, int] | None:
+    """The longest stretch of equal numbers over which the gradient does change: its first row, its steps."""
+    counts = known & run.columns[gradient].finite
+    if run.has("update_norm"):  # a micro-step or a step that a guard skipped changes no state
+        u = run.columns["update_norm"]
+        counts &= u.finite & (u.values > 0)
+    rows = np.flatnonzero(counts)
+    g = run.columns[gradient].values[rows]
+    usual = float(np.median(g)) if len(g) else 0.0
+    best: tuple[int, int] | None = None
+    start = 0
+    for i in range(1, len(rows) + 1):
+        if i < len(rows) and v[rows[i]] == v[rows[start]]:
+            continue
+        count, here = i - 1 - start, g[start:i]
+        moving = count >= STEPS and v[rows[start]] > 0 and here.max() > 0.01 * usual
+        if moving and np.ptp(here) > 0.05 * here.max() and (best is None or count > best[1]):
+            best = int(rows[start]), count
+        start = i
+    return best
+
+
+def _any_link(case: Case, call: str) -> bool:
+    return case.tx is not None and call in repr(case.tx)
