@@ -15,7 +15,7 @@ import pytest
 
 import gradxform
 from gradxform import build, fused, lowbit, plots, sharding, testing
-from gradxform.diagnostics import landscapes
+from gradxform.diagnostics import landscapes, race
 
 ROOT = Path(__file__).parents[2]
 API = ROOT / "docs" / "api"
@@ -76,6 +76,7 @@ PUBLIC |= {
     for name, value in names(landscapes).items()
     if getattr(value, "__module__", "") == landscapes.__name__ and not isinstance(value, landscapes.Landscape)
 }
+PUBLIC |= {f"gradxform.diagnostics.race.{name}": value for name, value in names(race).items()}
 DOCUMENTED = {name: value for name, value in PUBLIC.items() if name.split(".")[-1] not in ROLES}
 
 

@@ -21,7 +21,7 @@ seconds = time.process_time() - start
 after = {name: getattr(jax.config, name) for name in dir(jax.config) if name.startswith("jax_")}
 assert not xla_bridge._backends, "a backend was started"
 assert before == after, "a flag was set"
-rooms = {"flax", "equinox", "torch", "matplotlib", "chex", "hypothesis", "haliax", "click", "rich"}
+rooms = {"flax", "equinox", "torch", "matplotlib", "bokeh", "chex", "hypothesis", "haliax", "click", "rich"}
 heavy = rooms & (set(sys.modules) - known)
 assert not heavy, f"imported {heavy}"
 print(seconds)

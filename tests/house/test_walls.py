@@ -33,6 +33,7 @@ SEES["__main__"] = {"cli"}
 FOREIGN = {
     "jax.experimental.pallas": "fused",
     "matplotlib": "diagnostics",
+    "bokeh": "diagnostics",
     "chex": "testing",
     "hypothesis": "testing",
     "click": "cli",

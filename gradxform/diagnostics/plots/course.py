@@ -50,18 +50,9 @@ class Course:
 def course(tx: GradientTransformation, gradients: Any, start: float, steps: int) -> Course:
     """Runs `tx` on one number. `gradients` is a function of it, or an array of `steps` gradients."""
     w = jnp.asarray(start, dtype=float)
-    given = None if callable(gradients) else jnp.asarray(gradients, dtype=w.dtype)
-
-    def step(carry: Any, t: Any) -> Any:
-        w, state = carry
-        g: Any = gradients(w) if given is None else given[t]
-        updates, state = tx.update(g, state, w)
-        return (apply_updates(w, updates), state), (g, updates, opened(state))
-
-    def run(w: Any) -> Any:
-        return jax.lax.scan(step, (w, tx.init(w)), jnp.arange(steps))[1]
-
-    found, made, states = jax.jit(run)(w)
+    fn, given = (gradients, None) if callable(gradients) else (None, jnp.asarray(gradients, dtype=w.dtype))
+    run = _run if tx.spec.holds_array else _compiled  # a transform of arrays is no value to compile for
+    found, made, states = run(tx, fn, steps, given, w)
     g = np.asarray(found, np.float64)
     trails: list[Trail] = []
     for field in fields(tx, states):
@@ -73,6 +64,21 @@ def course(tx: GradientTransformation, gradients: Any, start: float, steps: int)
             decay = decay_of(values, g**2 if squares else g, float(jnp.finfo(array.dtype).eps))
             trails.append(Trail(field.address, squares, values, decay))
     return Course(g, np.asarray(made, np.float64), tuple(trails))
+
+
+def _run(tx: GradientTransformation, fn: Any, steps: int, given: Any, start: Any) -> Any:
+    """Gradients, updates and states after each step, stacked."""
+
+    def step(carry: Any, t: Any) -> Any:
+        w, state = carry
+        g = fn(w) if given is None else given[t]
+        updates, state = tx.update(g, state, w)
+        return (apply_updates(w, updates), state), (g, updates, opened(state))
+
+    return jax.lax.scan(step, (start, tx.init(start)), jnp.arange(steps))[1]
+
+
+_compiled = jax.jit(_run, static_argnums=(0, 1, 2))
 
 
 def decay_of(values: Any, inputs: Any, eps: float) -> float | None:
