@@ -31,7 +31,9 @@ def batches(seed: int, steps: int, size: int, noise: float) -> tuple[Any, Any]:
     x = random.normal(size=(steps if size else 1, size or 32, SIZES[0])).astype(np.float32)
     y = np.sin(x.sum(-1, keepdims=True)) + noise * random.normal(size=(*x.shape[:2], 1))
     shape = (steps, *x.shape[1:])
-    return jnp.array(np.broadcast_to(x, shape)), jnp.array(np.broadcast_to(y, (steps, *x.shape[1:2], 1)), jnp.float32)
+    return jnp.array(np.broadcast_to(x, shape)), jnp.array(
+        np.broadcast_to(y, (steps, *x.shape[1:2], 1)), jnp.float32
+    )
 
 
 def loss_of(params: Any, x: Any, y: Any) -> Any:

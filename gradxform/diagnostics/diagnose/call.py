@@ -37,7 +37,8 @@ class Diagnosis:
 
     def __str__(self) -> str:
         count = len(self.findings)
-        head = f"{count or 'no'} {'finding' if count == 1 else 'findings'} in {self.steps} steps; {len(self.tried)} rules tried"
+        found = f"{count or 'no'} {'finding' if count == 1 else 'findings'}"
+        head = f"{found} in {self.steps} steps; {len(self.tried)} rules tried"
         lines = [head, *(f"\n{finding}" for finding in self.findings)]
         if self.not_tried:
             lines.append("\nnot tried, for want of")
@@ -72,11 +73,11 @@ def diagnose(
     result says which those are: no finding means no finding by the rules in `tried`.
 
     Args:
-        history: a list of dicts, one a step; a dict of arrays; the path of a .jsonl, .csv or .tsv file. Nested dicts are
-            flattened with slashes. Values are numbers, arrays of one number or numbers as text; others are left out.
-            What was not logged at a step is absent, None or an empty cell; NaN is a number that went wrong, unless the
-            column is mostly NaN because somebody padded it. Loggers' usual names (`train_loss`, `lr`, `global_step`,
-            `train/...`) are known.
+        history: a list of dicts, one a step; a dict of arrays; the path of a .jsonl, .csv or .tsv file. Nested dicts
+            are flattened with slashes. Values are numbers, arrays of one number or numbers as text; others are left
+            out. What was not logged at a step is absent, None or an empty cell; NaN is a number that went wrong, unless
+            the column is mostly NaN because somebody padded it. Loggers' usual names are known (`train_loss`, `lr`,
+            `global_step`, `train/...`).
         tx: the transform of the run, ours or Optax's, for what a history cannot show: Adam with L2 in the place of
             AdamW, moments that are not bias-corrected.
         names: what the history calls the readings, where that is not guessed: `{"loss": "objective"}`.
@@ -94,12 +95,12 @@ def diagnose(
         >>> import gradxform as gx
         >>> up = [{"step": i, "loss": 2.0 * 1.1**i} for i in range(40)]
         >>> print(gx.diagnose(up).findings[0])
-        loss-diverges: the loss ends at 75.19; it began at 2.315 and was lowest, 2, at step 0
-          figure  loss 75.19 at step 39, threshold 4.1
+        loss-diverges: the loss ends at 71.41; it began at 2.31 and was lowest, 2, at step 0
+          figure  loss 71.41 at step 39, threshold 3.749
           why     a quarter and four times the noise from step to step above the first tenth of the run
-          change  divide the learning rate by 10, or go back to a checkpoint from before the lowest loss with half the rate
+          change  divide the learning rate by 10, or continue a checkpoint from before the lowest loss at half the rate
     """
-    patterns = (frozen,) if isinstance(frozen, str) else tuple(frozen)
+    patterns: tuple[Any, ...] = (frozen,) if isinstance(frozen, str) else tuple(frozen)
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise TypeError(

@@ -52,18 +52,18 @@ class Column:
         first number, and where it stays to the end while the loss (`others`), which cannot outlive the weights, goes
         on. Infinity is never padding.
         """
-        bad = self.present & ~np.isfinite(self.values)
+        bad = np.flatnonzero(self.present & ~np.isfinite(self.values))
+        infinite = [int(row) for row in bad if np.isinf(self.values[row])][:1]
         good = np.flatnonzero(self.finite)
-        sparse = good.size > 0 and good.size <= 0.6 * (good[-1] + 1)
-        for row in np.flatnonzero(bad):
-            if np.isinf(self.values[row]):
-                return int(row)
-            if good.size and row < good[-1]:
-                if not sparse and row > good[0]:
-                    return int(row)
-            elif others is None or others is self or not others.finite[row + 1 :].any():
-                return int(row)
-        return None
+        first, last = (good[0], good[-1]) if good.size else (-1, -1)
+        sparse = good.size > 1 and good.size <= 0.6 * (last + 1)
+        inside = [int(row) for row in bad if first < row < last and not sparse][:1]
+        after = [int(row) for row in bad if row > last][:1]
+        if after:
+            goes_on = others is not None and others is not self and bool(others.finite[after[0] + 1 :].any())
+            usual = sparse and len(self.values) - last <= int(np.diff(good).max())
+            after = [] if goes_on or usual else after
+        return min([*infinite, *inside, *after], default=None)
 
 
 @dataclass(frozen=True, eq=False)

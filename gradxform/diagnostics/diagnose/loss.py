@@ -40,7 +40,7 @@ def diverges(case: Case) -> list[Finding]:
             end,
             bound,
             "a quarter and four times the noise from step to step above the first tenth of the run",
-            "divide the learning rate by 10, or go back to a checkpoint from before the lowest loss with half the rate",
+            "divide the learning rate by 10, or continue a checkpoint from before the lowest loss at half the rate",
         )
     ]
 
@@ -51,7 +51,7 @@ def oscillates(case: Case) -> list[Finding]:
     rows, loss = case.run.numbers("loss")
     if len(loss) < 22:
         return []
-    found = _zigzag(case.run, rows, loss) or _peaks(case.run, rows, loss)
+    found = _zigzag(case.run, rows, loss) or _peaks(case.run, rows, loss) or _jump(case.run, rows, loss)
     return [found] if found else []
 
 
@@ -101,6 +101,28 @@ def _peaks(run: Run, rows: np.ndarray, loss: np.ndarray) -> Finding | None:
         float(head[top]),
         2 * float(head[:top].min()),
         "three hills twice as high as the valley before; noise would be as large later, relative to the loss",
+        _LOWER,
+    )
+
+
+def _jump(run: Run, rows: np.ndarray, loss: np.ndarray) -> Finding | None:
+    """First steps that throw the weights far away, from where the loss comes back."""
+    if loss.min() < 0 or loss[0] <= 0:
+        return None
+    head, tail = loss[: max(12, len(loss) // 10)], loss[len(loss) // 2 :]
+    base = max(float(loss[0]), float(np.median(loss)))
+    top = int(np.argmax(head))
+    later = float(tail.max() / max(np.median(tail), 1e-30))
+    if head[top] <= 3 * base or head[top] / base <= 2 * later or np.median(tail) > loss[0]:
+        return None
+    return Finding(
+        "early-oscillation",
+        f"the first steps throw the loss up from {loss[0]:.4g} before it comes back",
+        "loss",
+        run.step(rows[top]),
+        float(head[top]),
+        3 * base,
+        "three times the loss at the start; of noise there would be as much in the second half of the run",
         _LOWER,
     )
 

@@ -61,8 +61,12 @@ def _origin(run: Run, row: int, names: list[str]) -> tuple[str, str, str]:
             else ""
         )
         what = f"the gradients are not finite{_listed(leaves, '/grad_norm')}{forward}"
-        if forward == "; the loss is finite":
-            change = "look for sqrt, norm or division at zero in the backward pass of that leaf; gx.guard(tx) skips the step"
+        if run.has("*/skipped"):
+            change = (
+                "look at the batch of that step; the guard has skipped it, and the weights are as they were"
+            )
+        elif forward == "; the loss is finite":
+            change = "look for sqrt, norm or division at zero in the backward pass there; gx.guard(tx) skips the step"
         else:
             change = "put gx.guard(tx) around the transform, and gx.loss_scale(tx) around that in float16"
         return what, reading, change
@@ -77,7 +81,7 @@ def _origin(run: Run, row: int, names: list[str]) -> tuple[str, str, str]:
             "look at how the loss is averaged and logged",
         )
     first = "loss" if "loss" in names else names[0]
-    change = "log gx.metrics of gx.probe(tx), which tells gradients, links and parameters apart, and guard with gx.guard(tx)"
+    change = "log gx.metrics of gx.probe(tx), which tells gradients, links and weights apart; gx.guard(tx) skips it"
     return f"{first} is not finite", first, change
 
 

@@ -24,8 +24,8 @@ def with_l2(case: Case) -> list[Finding]:
         _l2(
             f"{decay.address}/weight_decay",
             _decay(decay),
-            f"the decay {decay.address!r} stands before {divider.address!r}, which divides it by the root of its second "
-            "moment",
+            f"the decay {decay.address!r} stands before {divider.address!r}, which divides it by the root of "
+            "its second moment",
         )
         for decay, divider in _before(tx.plan)
         if _decay(decay) != 0
@@ -33,7 +33,7 @@ def with_l2(case: Case) -> list[Finding]:
     if found or not any(link.foreign for link in tx.plan.flat):
         return found
     size = _pull(tx)
-    what = "without a gradient a weight of 100 and one of 1 move by the same amount: the decay is divided by its own size"
+    what = "without a gradient weights of 100 and of 1 move by the same amount: the decay is divided by its own size"
     return [_l2("update of 100 by update of 1", size, what)] if size is not None and 0 < size < 2 else []
 
 
@@ -52,13 +52,13 @@ def _l2(reading: str, figure: float, what: str) -> Finding:
 
 def _pull(tx: GradientTransformation) -> float | None:
     """Of a transform that cannot be read: how much more a hundredfold weight moves where there is no gradient."""
-    params = {"x": jnp.array(np.array([1.0, 100.0], np.float32))}
+    params: Any = {"x": jnp.array(np.array([1.0, 100.0], np.float32))}
     still = {"x": jnp.zeros_like(params["x"])}
     try:
         state, moved = tx.init(params), np.zeros(2)
         for _ in range(2):  # a warmup may begin with a rate of 0
             updates, state = tx.update(still, state, params)
-            moved += np.abs(np.asarray(updates["x"], np.float64))
+            moved += np.abs(np.asarray(jax.tree.leaves(updates)[0], np.float64))
     except Exception:  # it is anybody's, and may want other parameters or more arguments
         return None
     return float(moved[1] / moved[0]) if moved[0] > 0 else None
@@ -133,8 +133,8 @@ def uncorrected(case: Case) -> list[Finding]:
         why = (
             "corrected moments make a first update of 1; of an uncorrected first moment it is 1 - b1"
             if small
-            else "corrected moments make an update of at most about 1; without correction it is 1 / sqrt(1 - b2) at first, "
-            "about 30 with b2 = 0.999"
+            else "corrected moments make an update of at most about 1; without correction it is 1 / sqrt(1 - b2) "
+            "at first, about 30 with b2 = 0.999"
         )
         found.append(
             Finding(
@@ -145,7 +145,7 @@ def uncorrected(case: Case) -> list[Finding]:
                 figure,
                 bound,
                 why,
-                "take gx.scale_by_adam, or bias_correction=True where the link has it; else warm up over 1 / (1 - b2) steps",
+                "take gx.scale_by_adam, or bias_correction=True where there is one; or warm up over 1 / (1 - b2) steps",
             )
         )
     return found
@@ -170,4 +170,6 @@ def _plain(link: Link, part: Any) -> bool:
     """Whether a link is over all leaves, and of what it keeps for each parameter there are moments only."""
     known = [link.rule.roles] if link.rule is not None else [roles_of(type(node)) for _, node in nodes(part)]
     found = {role for each in known for role in each.values() if role.per_parameter}
-    return not link.selectors and roles.SECOND_MOMENT in found and found <= {roles.SECOND_MOMENT, roles.MOMENT}
+    return (
+        not link.selectors and roles.SECOND_MOMENT in found and found <= {roles.SECOND_MOMENT, roles.MOMENT}
+    )

@@ -1,5 +1,7 @@
 """Rules about what a step does to the weights and to its own state."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..._core.tree import matches
@@ -35,20 +37,22 @@ def clips(case: Case) -> list[Finding]:
     """A clip that has become the step size."""
     found: list[Finding] = []
     for link, column in sorted(case.run.ending("*/clipped").items()):
-        rows = np.flatnonzero(column.finite)
+        norm = case.run.columns.get(f"{link}/norm_in")
+        rows = np.flatnonzero(
+            column.finite if norm is None else column.finite & norm.finite
+        )  # any bound changes NaN
         later = rows[len(rows) // 2 :]
         if len(later) < 10:
             continue
         share = float(column.values[later].mean())
         if share < 0.95:
             continue
-        norm = case.run.columns.get(f"{link}/norm_in")
         usual = None if norm is None else float(np.median(norm.values[later]))
         change = "raise the bound to about twice the usual norm" + (f", {2 * usual:.2g}" if usual else "")
         found.append(
             Finding(
                 "clip-always-on",
-                f"{link!r} changes {100 * share:.0f} % of what passes in the second half of the run: not a guard against "
+                f"{link!r} changes {100 * share:.0f} % of what passes in the second half of the run: no guard against "
                 "spikes any more, it fixes the length of every step",
                 f"{link}/clipped",
                 case.run.step(later[0]),
@@ -76,21 +80,24 @@ def _decays(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 @rule("decay-too-strong", "*decay/norm_in", "*decay/norm_out", "param_norm", least=20)
 def strong(case: Case) -> list[Finding]:
     """The decay is the larger part of the update, and the weights shrink."""
-    _, norms = case.run.numbers("param_norm")
+    p_rows, norms = case.run.numbers("param_norm")
+    if not len(norms) or norms[-1] > 0.7 * norms[0]:
+        return []
+    fallen = p_rows[int(np.argmax(norms <= 0.7 * norms[0]))]
     found: list[Finding] = []
     for link, (rows, ratio) in _decays(case.run).items():
-        half = ratio[len(ratio) // 2 :]
-        if len(half) < 10 or not norms[0] or np.median(half) < 1.5 or norms[-1] > 0.7 * norms[0]:
+        here = ratio[rows <= fallen]
+        if not len(here) or np.median(here) < 1.5:
             continue
         found.append(
             Finding(
                 "decay-too-strong",
-                f"the weights shrink from {norms[0]:.4g} to {norms[-1]:.4g}, and most of the update is the decay",
+                f"the weights shrink from {norms[0]:.4g} to {norms[-1]:.4g}, mostly by the decay",
                 f"{link}/norm_out by norm_in",
-                case.run.step(rows[len(ratio) - len(half)]),
-                float(np.median(half)),
+                case.run.step(fallen),
+                float(np.median(here)),
                 1.5,
-                "the update is half as long again behind the decay as before it, and the norm of the weights fell by 30 %",
+                "until the norm of the weights has fallen by 30 % the update is half as long again behind the decay",
                 "divide weight_decay by 10, and keep it off biases and norms with mask=gx.matrices()",
             )
         )
@@ -102,7 +109,7 @@ def weak(case: Case) -> list[Finding]:
     """Weights that grow and grow, with a decay that cannot be seen."""
     rows_p, norms = case.run.numbers("param_norm")
     found: list[Finding] = []
-    for link, (_, ratio) in _decays(case.run).items():
+    for _, ratio in _decays(case.run).values():
         half = np.abs(ratio[len(ratio) // 2 :] - 1)
         late = norms[-max(1, len(norms) // 4)]
         if len(half) < 100 or np.median(half) > 1e-3 or norms[-1] < 3 * norms[0] or norms[-1] < 1.1 * late:
@@ -135,35 +142,37 @@ def frozen(case: Case) -> list[Finding]:
     still = {n: c for n, c in still.items() if not any(matches(p, n, None) for p in case.frozen)}
     if "" in still:
         still = {"": still[""]}
-    return [_still(run, name) for name in sorted(still)]
+    idle = [name for name in sorted(still) if _idle(run, name)]
+    held = [name for name in sorted(still) if name not in idle]
+    return [_still(run, some, some is idle) for some in (held, idle) if some]
 
 
-def _still(run: Run, name: str) -> Finding:
-    key = f"{name}/" if name else ""
-    gradient = run.columns.get(f"{key}grad_norm")
-    idle = gradient is not None and not np.nan_to_num(gradient.values[gradient.present]).any()
+def _idle(run: Run, name: str) -> bool:
+    """Whether the gradient is zero as well. NaN is not."""
+    gradient = run.columns.get(f"{name}/grad_norm" if name else "grad_norm")
+    return gradient is not None and not gradient.values[gradient.present].any()
+
+
+def _still(run: Run, names: list[str], idle: bool) -> Finding:
     if idle:
-        why, change = (
-            "its gradient is zero too: the loss does not depend on it",
-            "look for a stop_gradient, an unused output or a dead activation before that leaf",
-        )
+        why = "the gradient is zero too: the loss does not depend on it"
+        change = "look for a stop_gradient, an unused output or a dead activation behind it"
     else:
-        why, change = (
-            "its gradient is not zero: the transform holds it back"
-            if gradient is not None
-            else "every step was looked at",
-            "look at gx.describe(tx, params) for the masks and groups that it falls into, and at the learning rate",
-        )
-    rows = np.flatnonzero(run.columns[f"{key}update_norm"].finite)
+        why = "the gradient is not zero, as far as it is known: the transform holds it back"
+        change = "look at gx.describe(tx, params) for masks and groups, and at the learning rate"
+    who = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    verb = "does not move" if len(names) == 1 else "do not move"
+    reading = f"{names[0]}/update_norm" if names[0] else "update_norm"
+    rows = np.flatnonzero(run.columns[reading].finite)
     return Finding(
         "frozen-by-accident",
-        f"{f'{name!r}' if name else 'no leaf'} {'does not move' if name else 'moves'} in {len(rows)} steps",
-        f"{key}update_norm",
+        f"{who} {verb} in {len(rows)} steps" if names[0] else f"no leaf moves in {len(rows)} steps",
+        reading,
         run.step(rows[-1]),
         0.0,
         0.0,
         why,
-        f"{change}; if it is meant, pass frozen={name!r}" if name else change,
+        f"{change}; if it is meant, pass frozen={names[0]!r}" if names[0] else change,
     )
 
 
@@ -198,7 +207,7 @@ STEPS = 20
 
 def _together(found: list[Finding]) -> Finding:
     first = max(found, key=lambda x: x.figure)
-    return Finding(**{**vars(first), "what": f"{first.what}; so it is with {len(found) - 1} more"})
+    return replace(first, what=f"{first.what}; so it is with {len(found) - 1} more")
 
 
 def _standstill(run: Run, v: np.ndarray, known: np.ndarray, gradient: str) -> tuple[int, int] | None:
