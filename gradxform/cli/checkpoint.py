@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from .params import nested
@@ -38,16 +39,26 @@ def _npz(path: Path) -> Any:
 
 def _msgpack(path: Path) -> Any:
     try:
-        from flax.serialization import msgpack_restore
+        import msgpack
     except ImportError:
-        raise NotCheckpoint(f"{path}: a file that is no .npz is read with flax: pip install flax") from None
+        raise NotCheckpoint(f"{path}: what is no .npz is read with msgpack: pip install msgpack") from None
     try:
-        found = msgpack_restore(path.read_bytes())
+        found: Any = msgpack.unpackb(path.read_bytes(), ext_hook=_array, raw=False, strict_map_key=False)
     except Exception as problem:
         raise NotCheckpoint(f"{path}: neither .npz nor a msgpack of Flax ({problem})") from None
     if not isinstance(found, dict):
-        raise NotCheckpoint(f"{path}: wanted a tree of arrays, got {type(found).__name__}")
-    return found
+        raise NotCheckpoint(f"{path}: neither .npz nor a msgpack of Flax: no tree but {type(found).__name__}")
+    return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def _array(code: int, data: bytes) -> Any:
+    """Flax's extensions: 1 is an array and 3 a scalar of NumPy's, each as shape, name of the dtype, bytes."""
+    import msgpack
+
+    if code not in (1, 3):
+        raise ValueError(f"extension {code} is no array")
+    shape, name, raw = msgpack.unpackb(data, raw=True)
+    return np.frombuffer(raw, jnp.dtype(name.decode())).reshape(shape)
 
 
 def _orbax(path: Path) -> Any:

@@ -162,6 +162,7 @@ def _saved(tmp_path: Path, nu: float) -> Path:
 
 def test_inspect_finds_counts_moments_and_nan(tmp_path: Path) -> None:
     pytest.importorskip("flax")
+    pytest.importorskip("msgpack")
     done = call("inspect", str(_saved(tmp_path, 4.0)), "--json")
     assert done.exit_code == 0, done.output
     data = json.loads(done.output)
