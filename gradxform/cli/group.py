@@ -2,7 +2,15 @@
 
 import click
 
+from .check import check
 from .check_lowbit import check_lowbit
+from .convert import convert
+from .describe import describe, memory
+from .diagnose import diagnose
+from .explain import explain
+from .inspect import inspect
+from .list_ import list_
+from .race import race
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -11,4 +19,5 @@ def group() -> None:
     """Optimizers looked at and tried from a shell."""
 
 
-group.add_command(check_lowbit)
+for _command in (list_, explain, describe, memory, check, check_lowbit, diagnose, inspect, convert, race):
+    group.add_command(_command)

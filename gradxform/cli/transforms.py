@@ -2,6 +2,7 @@
 
     chain(clip_by_global_norm(1.0), adamw(1e-3))    names of gradxform and of optax, and literals
     my_package.training:make_optimizer              an object, or a function that takes nothing
+    optimizers/mine.py:make_optimizer               the same, in a file
     '{"gradxform": 1, ...}', optimizer.json         the text of gx.to_json, or a file with it
 
 A call is read with `ast` and put together piece by piece. It is never evaluated: it can name what a table of modules
@@ -10,6 +11,7 @@ holds and nothing else, so a text from elsewhere can do no more than build a tra
 
 import ast
 import importlib
+import importlib.util
 import operator
 import re
 import sys
@@ -44,6 +46,7 @@ _SUMS: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
 }
 _OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_FILE = re.compile(r"([^()]+\.py):([A-Za-z_][\w.]*)")
 
 
 class NotRead(ValueError):
@@ -64,7 +67,10 @@ def read_transform(text: str) -> Any:
         if not path.is_file():
             raise NotRead(f"there is no file {text}")
         return _from_json(path.read_text(encoding="utf-8"), text)
-    made = _imported(text) if _OBJECT.fullmatch(text) else _built(text)
+    if _OBJECT.fullmatch(text) or _FILE.fullmatch(text):
+        made = _imported(text)
+    else:
+        made = _built(text)
     if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
         entry = getattr(made, "entry", None)
         hint = f"; call it: {text}(...)" if entry is not None or isinstance(made, FunctionType) else ""
@@ -80,11 +86,13 @@ def _from_json(text: str, where: str) -> Any:
 
 
 def _imported(text: str) -> Any:
-    module, _, name = text.partition(":")
+    module, _, name = text.rpartition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")  # a program in the directory where the command is given
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = _ran(text, Path(module)) if module.endswith(".py") else importlib.import_module(module)
+    except NotRead:
+        raise
     except ImportError as problem:
         raise NotRead(f"{text}: {problem}") from None
     except Exception as problem:
@@ -99,6 +107,22 @@ def _imported(text: str) -> Any:
         return found()
     except Exception as problem:
         raise NotRead(f"{text}: called without arguments: {type(problem).__name__}: {problem}") from None
+
+
+def _ran(text: str, path: Path) -> ModuleType:
+    """The module of a file, which finds its neighbours as a script does."""
+    if not path.is_file():
+        raise NotRead(f"{text}: there is no file {path}")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise NotRead(f"{text}: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # dataclasses and pickle look a module up by its name
+    spec.loader.exec_module(module)
+    return module
 
 
 # ------------------------------------------------------------------------------------------------ a call
