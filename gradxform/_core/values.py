@@ -227,7 +227,7 @@ def know_tuple(name: str, kind: type) -> None:
 
 def _encode_tuple(treedef: Any, leaves: tuple[Frozen, ...]) -> Any:
     """A named tuple of plain values, by its class and its fields; None for another tree."""
-    kind = (treedef.node_data() or (None,))[0]
+    kind: Any = (treedef.node_data() or (None,))[0]
     name = next((name for name, known in _TUPLES.items() if known is kind), importable_name(kind))
     if not hasattr(kind, "_fields") or name is None:
         return None
