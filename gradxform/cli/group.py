@@ -10,6 +10,7 @@ from .diagnose import diagnose
 from .explain import explain
 from .inspect import inspect
 from .list_ import list_
+from .plot import plot
 from .race import race
 
 
@@ -19,5 +20,17 @@ def group() -> None:
     """Optimizers looked at and tried from a shell."""
 
 
-for _command in (list_, explain, describe, memory, check, check_lowbit, diagnose, inspect, convert, race):
+for _command in (
+    list_,
+    explain,
+    describe,
+    memory,
+    check,
+    check_lowbit,
+    diagnose,
+    inspect,
+    convert,
+    plot,
+    race,
+):
     group.add_command(_command)

@@ -59,6 +59,29 @@ def read_transform(text: str) -> Any:
     Raises:
         NotRead: with one sentence that says what is wrong with it.
     """
+    made = read_value(text)
+    if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
+        entry = getattr(made, "entry", None)
+        hint = f"; call it: {text}(...)" if entry is not None or isinstance(made, FunctionType) else ""
+        raise NotRead(f"{text} is no transform but {_kind(made)}{hint}")
+    return made
+
+
+def read_schedule(text: str) -> Any:
+    """The schedule, or the number, that a word stands for.
+
+    Raises:
+        NotRead: with one sentence that says what is wrong with it.
+    """
+    made = read_value(text)
+    number = isinstance(made, int | float) and not isinstance(made, bool)
+    if number or (callable(made) and not hasattr(made, "entry") and not hasattr(made, "update")):
+        return made
+    raise NotRead(f"{text} is no schedule but {_kind(made)}")
+
+
+def read_value(text: str) -> Any:
+    """What a word stands for, whatever it is."""
     text = text.strip()
     if text.startswith("{"):
         return _from_json(text, "the text")
@@ -67,15 +90,7 @@ def read_transform(text: str) -> Any:
         if not path.is_file():
             raise NotRead(f"there is no file {text}")
         return _from_json(path.read_text(encoding="utf-8"), text)
-    if _OBJECT.fullmatch(text) or _FILE.fullmatch(text):
-        made = _imported(text)
-    else:
-        made = _built(text)
-    if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
-        entry = getattr(made, "entry", None)
-        hint = f"; call it: {text}(...)" if entry is not None or isinstance(made, FunctionType) else ""
-        raise NotRead(f"{text} is no transform but {_kind(made)}{hint}")
-    return made
+    return _imported(text) if _OBJECT.fullmatch(text) or _FILE.fullmatch(text) else _built(text)
 
 
 def _from_json(text: str, where: str) -> Any:

@@ -214,3 +214,39 @@ def test_as_a_program() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "not a call as Python has it" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_plot_writes_pictures(tmp_path: Path) -> None:
+    rows = [{"step": t, "loss": 2.0 / (t + 1), "grad_norm": 1.0, "update_ratio": 1e-3} for t in range(12)]
+    run, table = tmp_path / "run.jsonl", tmp_path / "run.csv"
+    run.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for number, words in enumerate(
+        (
+            ("schedule", "{}", "warmup_cosine(1e-3, 2, 10)", "5e-4", "--steps", "10", "--log"),
+            ("readings", "{}", str(run), "--key", "loss"),
+            ("readings", "{}", str(table), "--key", "loss"),
+            ("ratios", "{}", str(run)),
+            ("moments", "{}", "trace(0.9)", "--steps", "3"),
+            ("paths", "{}", "sgd(0.1)", "--landscape", "saddle", "--steps", "3"),
+        )
+    ):
+        out = tmp_path / f"{number}.svg"
+        done = call("plot", *(word.format(out) if word == "{}" else word for word in words))
+        assert (done.exit_code, done.output) == (0, f"{out}\n"), (done.output, words)
+        assert "<svg" in out.read_text(encoding="utf-8")
+    # A table's numbers are texts, and are drawn all the same.
+    assert (tmp_path / "1.svg").stat().st_size == pytest.approx((tmp_path / "2.svg").stat().st_size, rel=0.02)
+
+
+def test_plot_refuses_in_a_sentence(tmp_path: Path) -> None:
+    out = str(tmp_path / "x.png")
+    assert refusal("plot", "schedule", out, "adamw(1e-3)").startswith("adamw(1e-3) is no schedule but")
+    assert "wanted 'rosenbrock', 'saddle' or 'ravine'" in refusal(
+        "plot", "paths", out, "sgd(0.1)", "--landscape", "x"
+    )
+    assert "there is no folder" in refusal("plot", "schedule", str(tmp_path / "no" / "x.png"), "0.1")
+    assert not list(tmp_path.iterdir())

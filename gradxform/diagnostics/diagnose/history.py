@@ -112,7 +112,7 @@ def read_history(history: Any, names: Mapping[str, str] | None) -> Run:
 
 def _table(history: Any) -> dict[str, list[Any]]:
     if isinstance(history, str | Path):
-        return _by_rows(_file(Path(history)))
+        return _by_rows(rows_of(Path(history)))
     if isinstance(history, Mapping):
         return _by_columns(history)
     if isinstance(history, Iterable):
@@ -120,7 +120,8 @@ def _table(history: Any) -> dict[str, list[Any]]:
     raise TypeError(say(f"gx.diagnose(history): got {kind(history)}", f"wanted {_REMEDY}"))
 
 
-def _file(path: Path) -> Iterator[Mapping[str, Any]]:
+def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a JSONL, CSV or TSV file; the cells of the last two are texts."""
     call = f"gx.diagnose({str(path)!r})"
     if not path.is_file():
         raise FileNotFoundError(say(f"{call}: there is no such file", f"wanted {_REMEDY}"))
