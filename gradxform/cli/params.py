@@ -27,13 +27,18 @@ class NotShapes(ValueError):
     """A word that stands for no parameters, with the reason as its message."""
 
 
-def read_params(text: str | None) -> Any:
-    """The tree of `jax.ShapeDtypeStruct`s that a word stands for; a small one for None."""
+def read_params(text: str | None, models: bool = False) -> Any:
+    """The tree of `jax.ShapeDtypeStruct`s that a word stands for; a small one for None.
+
+    With `models`, a word that is neither JSON nor a file is a count, or left to be the name of a model.
+    """
     if text is None:
         return _tree(SMALL, "")
     if text.lstrip().startswith("{"):
         return _of_json(text, "--params")
     path = Path(text)
+    if models and path.suffix not in (".json", ".npz"):
+        return int(text) if text.replace("_", "").isdigit() else text
     if not path.is_file():
         raise NotShapes(f"--params: there is no file {text}; wanted one, or JSON such as '{{\"w\": [4, 2]}}'")
     if path.suffix == ".npz":

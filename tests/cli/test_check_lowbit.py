@@ -126,7 +126,7 @@ def test_a_wrong_word_is_2_and_one_message(
 def test_help_lists_what_there_is() -> None:
     done = CliRunner().invoke(group, ["--help"])
     assert "check-lowbit" in done.output
-    assert set(group.commands) == {"check-lowbit"}
+    assert all(name in done.output for name in group.commands)
     for option in ("--bits", "--like", "--gradients", "--steps", "--seed", "--json"):
         assert option in call("--help").output
 

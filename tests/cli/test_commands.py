@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -76,13 +77,26 @@ def test_describe_and_memory_of_shapes() -> None:
     data = json.loads(call("describe", *words, "--json").output)
     assert [link["address"] for link in data["links"]] == ["adam", "decay", "rate"]
     assert data["parameters"] == 10
-    assert data["parameter_bytes"] == 8 * 4 + 2 * 2
+    both = call("memory", "sgd(0.1)", "adam(1e-3)", "--params", SHAPES)
+    tree = {
+        "dense": {
+            "kernel": jax.ShapeDtypeStruct((4, 2), "float32"),
+            "bias": jax.ShapeDtypeStruct((2,), "bfloat16"),
+        }
+    }
+    txs = [gx.sgd(0.1), gx.adam(1e-3)]
+    assert both.output == f"{gx.memory(txs, tree)}\n"
     several = json.loads(call("memory", "sgd(0.1)", "adam(1e-3)", "--params", SHAPES, "--json").output)
-    assert [one["state_bytes"] for one in several] == [0, 4 + 36 + 40]  # bfloat16's nu is float32
-    table = call("memory", "sgd(0.1)", "adam(1e-3)", "--params", SHAPES).output.splitlines()
-    assert table[0].split()[-1] == "transform"
-    assert table[2].split() == ["36", "36", "80", "152", "gx.adam(0.001)"]
+    assert several == json.loads(json.dumps(gx.memory(txs, tree).data))
     assert "adam/mu" in call("memory", "adam(1e-3)").output
+
+
+def test_memory_of_a_model_by_name() -> None:
+    done = call("memory", "sgd(0.1)", "adam(1e-3)", "--params", "7b", "--dtype", "bfloat16")
+    assert done.output == f"{gx.memory([gx.sgd(0.1), gx.adam(1e-3)], '7b', dtype='bfloat16')}\n"
+    assert "28.0 GB" in call("memory", "sgd(0.1)", "--params", "7_000_000_000").output
+    assert "no model is called 'nope'" in refusal("memory", "sgd(0.1)", "--params", "nope")
+    assert "there is no file no.json" in refusal("memory", "sgd(0.1)", "--params", "no.json")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +231,7 @@ def test_as_a_program() -> None:
 
 
 def test_plot_writes_pictures(tmp_path: Path) -> None:
-    rows = [{"step": t, "loss": 2.0 / (t + 1), "grad_norm": 1.0, "update_ratio": 1e-3} for t in range(12)]
+    rows = [{"step": t, "loss": 2.0 / (t + 1), "grad_norm": 1.0, "[a]/update_ratio": 1e-3} for t in range(12)]
     run, table = tmp_path / "run.jsonl", tmp_path / "run.csv"
     run.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with table.open("w", encoding="utf-8", newline="") as file:
@@ -245,7 +259,7 @@ def test_plot_writes_pictures(tmp_path: Path) -> None:
 def test_plot_refuses_in_a_sentence(tmp_path: Path) -> None:
     out = str(tmp_path / "x.png")
     assert refusal("plot", "schedule", out, "adamw(1e-3)").startswith("adamw(1e-3) is no schedule but")
-    assert "wanted 'rosenbrock', 'saddle' or 'ravine'" in refusal(
+    assert "wanted 'rosenbrock', 'saddle', 'ravine'" in refusal(
         "plot", "paths", out, "sgd(0.1)", "--landscape", "x"
     )
     assert "there is no folder" in refusal("plot", "schedule", str(tmp_path / "no" / "x.png"), "0.1")
