@@ -1,12 +1,9 @@
 """Several transforms for the same parameters, side by side: what each takes, and what it saves against the first."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._core.report import align, size_text
-
-if TYPE_CHECKING:
-    from .memory import Memory
 
 
 @dataclass(frozen=True)
@@ -17,7 +14,7 @@ class Comparison:
         reports: a `Memory` for each transform, by its name; the first is the one that the others are held against.
     """
 
-    reports: "dict[str, Memory]"
+    reports: dict[str, Any]
 
     def times(self, name: str) -> float:
         """Parameters and state over the parameters: 1 for plain SGD, 3 for Adam in the dtype of the parameters."""

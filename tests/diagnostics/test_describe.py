@@ -106,12 +106,11 @@ def test_of_optax_it_tells_what_closures_hold_and_what_is_not_known() -> None:
     assert gx.describe(gx.adam(1e-3), PARAMS).unknown == ()
 
 
-@pytest.mark.parametrize(
-    "tx", [*DOWNHILL.values(), optax.adam(0.1), gx.lowbit.quantized(gx.adam(0.1))], ids=str
-)
-def test_data_survives_json(tx: Any) -> None:
-    data = gx.describe(tx, PARAMS).data
-    assert json.loads(json.dumps(data)) == json.loads(json.dumps(data, default=str))
+@pytest.mark.parametrize("name", [*DOWNHILL, "Optax", "8 bits"])
+def test_data_survives_json(name: str) -> None:
+    more = {"Optax": optax.adam(0.1), "8 bits": gx.lowbit.quantized(gx.adam(0.1))}
+    tx: Any = {**DOWNHILL, **more}[name]
+    data = json.loads(json.dumps(gx.describe(tx, PARAMS).data))
     assert data["parameters"] == 5
     assert [leaf["path"] for leaf in data["leaves"]] == ["a", "b"]
     assert {"links", "groups", "state", "frozen", "foreign", "unknown"} <= set(data)

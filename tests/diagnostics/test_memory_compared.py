@@ -150,7 +150,7 @@ def test_predicted_is_measured(name: str, where: str) -> None:
     peak = measured.argument_size_in_bytes + measured.output_size_in_bytes - measured.alias_size_in_bytes
     assert known.peak_bytes == pytest.approx(peak + measured.temp_size_in_bytes, rel=0.02)
     assert known.backend == jax.default_backend()
-    assert f"(cpu) takes {gx.memory(MEASURED[name], params).temporary or ''}" in str(known)
+    assert f"XLA compiles it ({known.backend}) takes" in str(known)
 
 
 def test_the_step_may_need_more_and_has_odd_leaves() -> None:
@@ -163,8 +163,7 @@ def test_the_step_may_need_more_and_has_odd_leaves() -> None:
     assert taken < 1000
     integers = {"w": jnp.ones(4), "n": jnp.arange(3)}
     assert gx.memory(gx.masked(gx.adam(1e-3), "w"), integers, step=True).temporary is not None
-    needs = gx.chain(gx.loss_scale(gx.sgd(0.1)))
-    assert gx.memory(needs, {"w": jnp.ones(4)}, step=False).temporary is None
+    assert gx.memory(tx, params).temporary is gx.memory(tx, params).peak_bytes is None
 
 
 def test_refusals_say_what_to_do() -> None:
