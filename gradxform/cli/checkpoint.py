@@ -1,5 +1,6 @@
 """Checkpoints in files: the arrays of a `.npz`, the tree of a Flax msgpack, an Orbax directory."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def _orbax(path: Path) -> Any:
     except ImportError:
         raise NotCheckpoint(f"{path}: a directory is read with Orbax: pip install orbax-checkpoint") from None
     try:
-        return orbax.PyTreeCheckpointer().restore(path.absolute())
+        with warnings.catch_warnings():  # it reads the layout from the checkpoint, and warns that it does
+            warnings.filterwarnings("ignore", message="Sharding info not provided", category=UserWarning)
+            return orbax.PyTreeCheckpointer().restore(path.absolute())
     except Exception as problem:
         text = " ".join(str(problem).split())[:200]
         raise NotCheckpoint(f"{path}: Orbax cannot read it: {text}") from None

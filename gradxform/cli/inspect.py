@@ -10,7 +10,6 @@ import click
 import jax.numpy as jnp
 import numpy as np
 
-from .._core.roles import COUNT
 from .._core.tree import is_absent, view
 from ..interop.reading import Reader, join
 from .checkpoint import NotCheckpoint, read_checkpoint
@@ -88,7 +87,7 @@ def _row(path: str, x: Any, role: str) -> Row:
     }
     single = array.ndim == 0 and array.dtype.kind in "iu"
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        value = int(array) if single and role in ("", COUNT.name) else None
+        value = int(array) if single else None
         return Row(**known, nonfinite=0, rms=None, largest=None, value=value)
     numbers = array.astype(np.float64)
     fine = numbers[np.isfinite(numbers)]

@@ -264,3 +264,19 @@ def test_plot_refuses_in_a_sentence(tmp_path: Path) -> None:
     )
     assert "there is no folder" in refusal("plot", "schedule", str(tmp_path / "no" / "x.png"), "0.1")
     assert not list(tmp_path.iterdir())
+
+
+def test_inspect_reads_what_orbax_wrote(tmp_path: Path) -> None:
+    orbax = pytest.importorskip("orbax.checkpoint")
+    tx = gx.guard(gx.adamw(1e-3))
+    params = {"w": jnp.ones((2, 3), jnp.bfloat16)}
+    _, state = tx.update({"w": jnp.full((2, 3), jnp.nan, jnp.bfloat16)}, tx.init(params), params)
+    with orbax.StandardCheckpointer() as writer:
+        writer.save(tmp_path / "run", {"params": params, "state": state})
+    done = call("inspect", str(tmp_path / "run"), "--json")
+    assert done.exit_code == 0, done.output
+    rows = {row["path"]: row for row in json.loads(done.output)["rows"]}
+    assert rows["params/w"]["rms"] == 1.0
+    assert rows["params/w"]["dtype"] == "bfloat16"
+    assert rows["state/skipped"]["value"] == 1
+    assert rows["state/inner_state/0/mu/w"]["role"] == "moment"
