@@ -207,5 +207,13 @@ PLACE = re.compile(r"(<!-- table: speed, (?P<name>[\w ]+) -->\n).*?(<!-- end of 
 
 
 def filled(page: str, made: Mapping[str, str]) -> str:
-    """The page with its tables anew."""
-    return PLACE.sub(lambda found: f"{found[1]}{made[found['name']]}\n{found[3]}", page)
+    """The page with its tables anew. Narrow columns do not break a range or a unit from its number."""
+
+    def one(found: re.Match[str]) -> str:
+        text = re.sub(r"(?<=\d) (?=(?:s|MB|%) \|)", "\N{NO-BREAK SPACE}", made[found["name"]])
+        text = re.sub(
+            r"(?<=\d) - (?=\d)", "\N{NO-BREAK SPACE}\N{NON-BREAKING HYPHEN}\N{NO-BREAK SPACE}", text
+        )
+        return f"{found[1]}{text}\n{found[3]}"
+
+    return PLACE.sub(one, page)
