@@ -50,15 +50,16 @@ def to_blocks(x: Any, block: int) -> Any:
 def _whole(x: Any, lead: int, block: int) -> Any:
     """`x` with the axes that are cut whole on each device, if a mesh has cut them elsewhere than between two blocks."""
     # On a mesh with explicit axes a reshape has to be told; on others, where no spec is known, XLA finds it out.
-    spec = getattr(getattr(jax.typeof(x), "sharding", None), "spec", None)
+    sharding: Any = getattr(jax.typeof(x), "sharding", None)
+    spec = getattr(sharding, "spec", None)
     if spec is None or all(names is None for names in spec[lead:]):
         return x
-    sizes = jax.sharding.get_abstract_mesh().shape
+    sizes = sharding.mesh.shape  # that of the array: it need not be the one that is set
     names = spec[-1] if isinstance(spec[-1], tuple) else (spec[-1],)
     shards = int(np.prod([sizes[name] for name in names if name is not None]))
     if lead == x.ndim - 1 and x.shape[-1] % (shards * block) == 0:
         return x
-    return jax.sharding.reshard(x, jax.P(*spec[:lead], *[None] * (x.ndim - lead)))
+    return jax.sharding.reshard(x, sharding.update(spec=jax.P(*spec[:lead], *[None] * (x.ndim - lead))))
 
 
 def from_blocks(y: Any, shape: tuple[int, ...]) -> Any:

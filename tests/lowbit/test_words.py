@@ -343,3 +343,15 @@ def test_second_moments_fall_and_forget_as_in_float32() -> None:
     assert ratio.min() > 0.8
     np.testing.assert_allclose(words.mu, exact.mu, rtol=0.05)
     assert (np.asarray(nearest.nu) > 1.3 * np.asarray(exact.nu)).all()  # the control
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_on_explicit_axes_of_a_mesh_that_nobody_has_set(bits: int) -> None:
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    plain = {"w": jax.random.normal(jax.random.key(0), (16, 256))}
+    params = jax.device_put(plain, jax.NamedSharding(mesh, jax.P("data", "model")))
+    tx = Q(gx.adamw(1e-2), bits, min_size=1)
+    step = jax.jit(tx.update)
+    got, wanted = (step(p, tx.init(p), p)[0]["w"] for p in (params, plain))
+    assert jax.typeof(got).sharding.spec == jax.P("data", "model")
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(wanted))
