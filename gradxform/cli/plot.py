@@ -1,6 +1,6 @@
 """`gradxform plot`: the pictures of `gx.plots`, written to a file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import click
 
 import gradxform
 
-from ..diagnostics.diagnose.history import rows_of
 from .output import refused
 from .transforms import NotRead, read_schedule, read_transform
 
@@ -49,7 +48,7 @@ def readings(out: Path, history: Path, keys: tuple[str, ...]) -> None:
 
     Example: gradxform plot readings run.png run.jsonl --key loss --key grad_norm
     """
-    _write(out, lambda: gradxform.plots.readings(_rows(history), list(keys) or None))
+    _write(out, lambda: gradxform.plots.readings(history, list(keys) or None))
 
 
 @plot.command("ratios")
@@ -60,7 +59,7 @@ def ratios(out: Path, history: Path) -> None:
 
     Example: gradxform plot ratios ratios.png run.jsonl
     """
-    _write(out, lambda: gradxform.plots.ratios(_rows(history)))
+    _write(out, lambda: gradxform.plots.ratios(history))
 
 
 @plot.command("moments")
@@ -114,17 +113,3 @@ def _write(out: Path, draw: Callable[[], Any]) -> None:
     except (NotRead, ImportError, ValueError, TypeError, OSError) as problem:
         raise refused(problem) from None
     click.echo(str(out))
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; what stands for a number in a table is one, and empty cells are left out."""
-    return [{name: _number(x) for name, x in row.items() if x not in ("", None)} for row in rows_of(path)]
-
-
-def _number(x: Any) -> Any:
-    if isinstance(x, Mapping) or not isinstance(x, str):
-        return x
-    try:
-        return float(x)
-    except ValueError:
-        return x

@@ -74,34 +74,9 @@ def test_the_dict_is_json():
         assert [f["rule"] for f in back["findings"]] == [f.rule for f in diagnosis.findings]
 
 
-def test_a_file_that_is_not_there_or_not_a_history(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"run.csv'\): there is no such file"):
-        gx.diagnose(tmp_path / "run.csv")
-    (tmp_path / "run.txt").write_text("")
-    with pytest.raises(
-        ValueError, match=r"cannot tell the format from '.txt'\n  wanted .jsonl, .csv or .tsv"
-    ):
-        gx.diagnose(tmp_path / "run.txt")
-    (tmp_path / "run.jsonl").write_text('{"loss": 1.0}\n{"loss": 1.')
-    with pytest.raises(ValueError, match="line 2 is not JSON"):
-        gx.diagnose(tmp_path / "run.jsonl")
-    (tmp_path / "list.jsonl").write_text("[1, 2]\n")
-    with pytest.raises(TypeError, match="entry 0 is a list, wanted a dict of numbers by name"):
-        gx.diagnose(tmp_path / "list.jsonl")
-
-
 @pytest.mark.parametrize(
     ("history", "options", "error", "words"),
     [
-        (3, {}, TypeError, r"gx.diagnose\(history\): got an int; wanted a list of dicts"),
-        ([1.0, 2.0], {}, TypeError, "entry 0 is a float, wanted a dict"),
-        (
-            {"loss": 1.0},
-            {},
-            TypeError,
-            "'loss' is 1.0, wanted one number for each step; for a single step pass a list",
-        ),
-        ({"loss": [1.0, 2.0], "lr": [1.0]}, {}, ValueError, "'loss' has 2 numbers and 'lr' has 1"),
         ([{"a": 1.0}], {"names": {"loss": "b"}}, ValueError, "the history has no 'b'; it has a"),
         ([{"a": 1.0}], {"names": {"los": "a"}}, ValueError, "no such reading\n  wanted one of step, loss"),
         ([], {"frozen": [3]}, TypeError, "got an int; wanted patterns such as"),

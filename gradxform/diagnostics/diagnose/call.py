@@ -9,7 +9,7 @@ from ..._core.errors import kind, say
 from ..._core.transform import as_transform
 from . import loss as _loss, numbers as _numbers, transform as _transform, weights as _weights
 from .finding import RULES, Case, Finding
-from .history import read_history
+from .run import read_run
 
 del _loss, _numbers, _transform, _weights  # imported for their rules
 
@@ -106,7 +106,7 @@ def diagnose(
             raise TypeError(
                 say(f"gx.diagnose(frozen=...): got {kind(pattern)}", "wanted patterns such as '*/embed'")
             )
-    run = read_history(history, names)
+    run = read_run(history, names)
     case = Case(run, None if tx is None else as_transform(tx, "gx.diagnose(tx)"), patterns)
     tried: list[str] = []
     not_tried: dict[str, tuple[str, ...]] = {}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .history import Run
+from .run import Run
 
 
 @dataclass(frozen=True)

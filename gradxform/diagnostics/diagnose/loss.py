@@ -3,7 +3,7 @@
 import numpy as np
 
 from .finding import Case, Finding, rule
-from .history import Run
+from .run import Run
 
 
 def _ends(loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

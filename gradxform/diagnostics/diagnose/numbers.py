@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from ..history import Column
 from .finding import Case, Finding, rule
-from .history import Run
+from .run import Run
 
 #: Readings that are finite as long as the run is.
 _WATCHED = ("loss", "grad_norm", "update_norm", "param_norm", "norm_in", "norm_out")
@@ -17,7 +18,7 @@ def not_finite(case: Case) -> list[Finding]:
     bad = {
         name: row
         for name, column in run.columns.items()
-        if name.rsplit("/", 1)[-1] in _WATCHED and (row := column.wrong(loss)) is not None
+        if name.rsplit("/", 1)[-1] in _WATCHED and (row := _wrong(column, loss)) is not None
     }
     if not bad:
         return []
@@ -36,6 +37,27 @@ def not_finite(case: Case) -> list[Finding]:
             change,
         )
     ]
+
+
+def _wrong(column: Column, loss: Column | None) -> int | None:
+    """The first row at which the number went wrong; None if none did, or if it was only padded.
+
+    NaN is padding where it comes and goes in a column that has a number in at most 6 of 10 rows, or before its first
+    number, and where it stays to the end while the loss, which cannot outlive the weights, goes on. Infinity is never
+    padding.
+    """
+    bad = np.flatnonzero(column.present & ~np.isfinite(column.values))
+    infinite = [int(row) for row in bad if np.isinf(column.values[row])][:1]
+    good = np.flatnonzero(column.finite)
+    first, last = (good[0], good[-1]) if good.size else (-1, -1)
+    sparse = good.size > 1 and good.size <= 0.6 * (last + 1)
+    inside = [int(row) for row in bad if first < row < last and not sparse][:1]
+    after = [int(row) for row in bad if row > last][:1]
+    if after:
+        goes_on = loss is not None and loss is not column and bool(loss.finite[after[0] + 1 :].any())
+        usual = sparse and len(column.values) - last <= int(np.diff(good).max())
+        after = [] if goes_on or usual else after
+    return min([*infinite, *inside, *after], default=None)
 
 
 def _origin(run: Run, row: int, names: list[str]) -> tuple[str, str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..._core.tree import matches
 from .finding import Case, Finding, rule
-from .history import Run
+from .run import Run
 
 
 @rule("weights-do-not-move", "unmoved", least=10)

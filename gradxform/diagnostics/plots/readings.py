@@ -27,9 +27,9 @@ def readings(history: Any, keys: Any = None, *, ax: Any = None) -> "Figure":
     lower edge.
 
     Args:
-        history: a list of dictionaries, one a step, such as `{"loss": loss, **gx.metrics(state)}`; or a dictionary or a
-            table of arrays, as `jax.lax.scan` stacks them. A column `step` says which step a row is; without one rows
-            are counted from 0. A row need not have every reading.
+        history: a list of dictionaries, one a step, such as `{"loss": loss, **gx.metrics(state)}`; a dictionary or a
+            table of arrays, as `jax.lax.scan` stacks them; the path of a .jsonl, .csv or .tsv file. A column `step`
+            says which step a row is; without one rows are counted from 0. A row need not have every reading.
         keys: names of readings; several in a tuple share a panel. By default the loss, `grad_norm`, `update_ratio` and
             `learning_rate` of the whole tree, as far as they are there, and else all there are, six at most.
         ax: matplotlib Axes to draw in, as many as there are panels; by default a figure is made.
@@ -39,7 +39,9 @@ def readings(history: Any, keys: Any = None, *, ax: Any = None) -> "Figure":
 
     Raises:
         TypeError: for a history of another form.
-        ValueError: for a name that is not there, columns of different length, a history without numbers.
+        ValueError: for a name that is not there, columns of different length, a history without numbers, a line that is
+            not JSON.
+        FileNotFoundError: there is no such file.
 
     Example:
         >>> import gradxform as gx
