@@ -131,7 +131,7 @@ def _by_rows(who: str, rows: Iterable[Any]) -> dict[str, Sequence[Any]]:
 
 
 def _by_columns(who: str, table: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
-    found: dict[str, Sequence[Any]] = {}
+    found: dict[str, Any] = {}
     for name, column in _flat(table):
         if isinstance(column, str) or not hasattr(column, "__len__") or getattr(column, "ndim", 1) == 0:
             fact = f"{who}: {name!r} is {short(column)}, wanted one number for each step"

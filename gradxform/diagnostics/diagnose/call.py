@@ -7,11 +7,18 @@ from typing import Any
 
 from ..._core.errors import kind, say
 from ..._core.transform import as_transform
-from . import loss as _loss, numbers as _numbers, transform as _transform, weights as _weights
+from . import (
+    late as _late,
+    loss as _loss,
+    moments as _moments,
+    numbers as _numbers,
+    transform as _transform,
+    weights as _weights,
+)
 from .finding import RULES, Case, Finding
 from .run import read_run
 
-del _loss, _numbers, _transform, _weights  # imported for their rules
+del _late, _loss, _moments, _numbers, _transform, _weights  # imported for their rules
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ def _ends(loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return loss[:n], loss[-n:]
 
 
-def _noise(series: np.ndarray) -> float:
+def noise(series: np.ndarray) -> float:
     """The standard deviation of what differs from one step to the next, by the median, so that jumps do not count."""
     steps = np.diff(series)
     return float(1.4826 * np.median(np.abs(steps - np.median(steps))) / np.sqrt(2)) if len(steps) else 0.0
@@ -26,7 +26,7 @@ def diverges(case: Case) -> list[Finding]:
         return []
     first, last = _ends(loss)
     start, end = float(np.median(first)), float(np.median(last))
-    bound = start + 4 * _noise(loss[: max(4, len(loss) // 2)]) + 0.25 * abs(start)
+    bound = start + 4 * noise(loss[: max(4, len(loss) // 2)]) + 0.25 * abs(start)
     if end <= bound or end <= float(first.max()):
         return []
     best = int(np.argmin(loss))

@@ -1,6 +1,4 @@
-"""Rules about what a step does to the weights and to its own state."""
-
-from dataclasses import replace
+"""Rules about what a step does to the weights."""
 
 import numpy as np
 
@@ -108,13 +106,12 @@ def strong(case: Case) -> list[Finding]:
 def weak(case: Case) -> list[Finding]:
     """Weights that grow and grow, with a decay that cannot be seen."""
     rows_p, norms = case.run.numbers("param_norm")
-    found: list[Finding] = []
     for _, ratio in _decays(case.run).values():
         half = np.abs(ratio[len(ratio) // 2 :] - 1)
         late = norms[-max(1, len(norms) // 4)]
         if len(half) < 100 or np.median(half) > 1e-3 or norms[-1] < 3 * norms[0] or norms[-1] < 1.1 * late:
             continue
-        found.append(
+        return [  # several decays share the weights that grow
             Finding(
                 "decay-too-weak",
                 f"the weights grew {norms[-1] / norms[0]:.3g}-fold and still grow; the decay changes the length of the "
@@ -126,8 +123,8 @@ def weak(case: Case) -> list[Finding]:
                 "three times the norm at the start, more than 10 % of it in the last quarter of the run",
                 "multiply weight_decay by 10 (0.01 to 0.1 is usual for transformers)",
             )
-        )
-    return found
+        ]
+    return []
 
 
 @rule("frozen-by-accident", "update_norm|*/update_norm", least=10)
@@ -176,60 +173,42 @@ def _still(run: Run, names: list[str], idle: bool) -> Finding:
     )
 
 
-@rule("second-moment-stalled", "*/second_moment", "grad_norm", least=30)
-def stalled(case: Case) -> list[Finding]:
-    """A second moment that stays the same to the last bit while the gradients change."""
-    found: list[Finding] = []
-    for leaf, column in sorted(case.run.ending("*/second_moment").items()):
-        own = f"{leaf}/grad_norm" if case.run.has(f"{leaf}/grad_norm") else "grad_norm"
-        at = _standstill(case.run, column.values, column.finite, own)
-        if at is None:
-            continue
-        row, count = at
-        found.append(
-            Finding(
-                "second-moment-stalled",
-                f"the second moment of {leaf!r} is the same for {count} steps while its gradients change",
-                f"{leaf}/second_moment",
-                case.run.step(row),
-                float(count),
-                float(STEPS),
-                "an average with 1 - b2 of 0.001 moves by less than half an ulp of bfloat16 unless a gradient is "
-                "about twice its root; in float32 the norm would change at every step",
-                "keep it in float32 (nu_dtype), or in 8 bits by gx.lowbit.quantized, which rounds so that it moves",
-            )
+@rule("gradient-dies", "*/grad_norm", least=60)
+def dies(case: Case) -> list[Finding]:
+    """A leaf that had a gradient and has none any more, while others have."""
+    run = case.run
+    known = {
+        n: c
+        for n, c in run.ending("*/grad_norm").items()
+        if not any(matches(p, n, None) for p in case.frozen)
+    }
+    dead: dict[str, int] = {}
+    for name, column in known.items():
+        rows = np.flatnonzero(column.finite)
+        moving = np.flatnonzero(column.values[rows])
+        rest = len(rows) - 1 - int(moving[-1]) if len(moving) else 0
+        if rest >= max(30, len(rows) // 4) and rest > 2 * (np.diff(moving).max() if len(moving) > 1 else 1):
+            dead[name] = int(rows[moving[-1] + 1])
+    lost = any((c.present & ~c.finite)[min(dead.values()) :].any() for c in known.values()) if dead else False
+    if (
+        lost or not dead or len(dead) == len(known)
+    ):  # NaN may leave zeros behind; all of them: nothing is left to learn
+        return []
+    first = min(dead, key=lambda name: (dead[name], name))
+    more = f", and later of {len(dead) - 1} more" if len(dead) > 1 else ""
+    return [
+        Finding(
+            "gradient-dies",
+            f"the gradient of {first!r} is exactly zero from step {run.step(dead[first])} on{more}; others have one",
+            f"{first}/grad_norm",
+            run.step(dead[first]),
+            0.0,
+            0.0,
+            "it was not zero before: activations that are cut off for every input, or a switch in the loss",
+            "divide the learning rate by 3 to 10, or take an activation with a slope everywhere (gelu, leaky_relu); if "
+            f"it is meant, pass frozen={first!r}",
         )
-    return found[:1] if len(found) < 2 else [_together(found)]
-
-
-STEPS = 20
-
-
-def _together(found: list[Finding]) -> Finding:
-    first = max(found, key=lambda x: x.figure)
-    return replace(first, what=f"{first.what}; so it is with {len(found) - 1} more")
-
-
-def _standstill(run: Run, v: np.ndarray, known: np.ndarray, gradient: str) -> tuple[int, int] | None:
-    """The longest stretch of equal numbers over which the gradient does change: its first row, its steps."""
-    counts = known & run.columns[gradient].finite
-    if run.has("update_norm"):  # a micro-step or a step that a guard skipped changes no state
-        u = run.columns["update_norm"]
-        counts &= u.finite & (u.values > 0)
-    rows = np.flatnonzero(counts)
-    g = run.columns[gradient].values[rows]
-    usual = float(np.median(g)) if len(g) else 0.0
-    best: tuple[int, int] | None = None
-    start = 0
-    for i in range(1, len(rows) + 1):
-        if i < len(rows) and v[rows[i]] == v[rows[start]]:
-            continue
-        count, here = i - 1 - start, g[start:i]
-        moving = count >= STEPS and v[rows[start]] > 0 and here.max() > 0.01 * usual
-        if moving and np.ptp(here) > 0.05 * here.max() and (best is None or count > best[1]):
-            best = int(rows[start]), count
-        start = i
-    return best
+    ]
 
 
 def _any_link(case: Case, call: str) -> bool:

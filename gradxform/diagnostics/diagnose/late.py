@@ -1,0 +1,206 @@
+"""Rules about what a run has come to in its second half: rough, lost again, standing still."""
+
+import numpy as np
+
+from .finding import Case, Finding, rule
+from .loss import diverges, noise, oscillates
+from .run import Run
+from .weights import strong
+
+_LOWER = "divide the learning rate by 3 to 10, or let it fall towards the end (gx.warmup_cosine)"
+
+
+def smooth(series: np.ndarray, width: int) -> np.ndarray:
+    """The running median over `width` numbers, fewer at the ends."""
+    half = width // 2
+    return np.array([np.median(series[max(0, i - half) : i + half + 1]) for i in range(len(series))])
+
+
+@rule("late-oscillation", "loss", least=60)
+def rough(case: Case) -> list[Finding]:
+    """The steps are so long that the weights jump about to the end.
+
+    How rough a loss is says little: small batches make the loss of a good run as rough. But a batch knows nothing of
+    the one before, and weights that jump remember: three readings show it, and each is held against what noise gives.
+    """
+    rows, loss = case.run.numbers("loss")
+    if len(loss) < 60 or loss.min() < 0 or diverges(case) or oscillates(case):
+        return []
+    half = len(loss) // 2
+    late = loss[half:]
+    if np.median(late) <= WON * loss[0]:  # what has learned so much is not thrown about
+        return []
+    shrunk = "param_norm" in case.run.columns and bool(
+        strong(case)
+    )  # small weights make any step a large part of them
+    found = (
+        _against(case.run) or (None if shrunk else _strides(case.run)) or _memory(case.run, rows[half:], late)
+    )
+    return [found] if found else []
+
+
+#: A loss below this share of the first one has been learned from.
+WON = 0.3
+
+
+def _finding(what: str, reading: str, step: int, figure: float, threshold: float, why: str) -> Finding:
+    what = f"{what}, and the loss is not below {100 * WON:.0f} % of the first one"
+    return Finding("late-oscillation", what, reading, step, figure, threshold, why, _LOWER)
+
+
+def _against(run: Run) -> Finding | None:
+    """Gradients that point against the average of those before: each step has gone past the valley."""
+    if not run.has("cosine"):
+        return None
+    rows, cosine = run.numbers("cosine")
+    late = cosine[len(cosine) // 2 :]
+    if len(late) < 30 or np.median(late) > -0.25:
+        return None
+    return _finding(
+        "the gradients point against their own average in the second half of the run",
+        "cosine",
+        run.step(rows[-len(late)]),
+        float(np.median(late)),
+        -0.25,
+        "gradients that are mostly noise are at right angles to their average, 0; where a step goes past the valley "
+        "the next gradient points back",
+    )
+
+
+def _strides(run: Run) -> Finding | None:
+    """Updates that are a large part of the weights, to the end."""
+    if not run.has("update_ratio"):
+        return None
+    rows, ratio = run.numbers("update_ratio")
+    late = ratio[len(ratio) // 2 :]
+    if len(late) < 30 or np.median(late) < 0.05:
+        return None
+    return _finding(
+        f"every step changes the weights by {100 * np.median(late):.2g} % of their norm in the second half of the run",
+        "update_ratio",
+        run.step(rows[-len(late)]),
+        float(np.median(late)),
+        0.05,
+        "about 0.001 is usual; of 0.05 a few dozen steps replace the weights by others",
+    )
+
+
+def _memory(run: Run, rows: np.ndarray, loss: np.ndarray) -> Finding | None:
+    """A rough loss in which a step looks like the one before, or like its opposite."""
+    logs = np.log(np.maximum(loss, 1e-3 * np.median(loss) + 1e-30))
+    rest = logs - smooth(logs, 21)
+    if rest.std() < 0.3:
+        return None
+    alike = float(np.corrcoef(rest[:-1], rest[1:])[0, 1])
+    bound = max(0.3, 3.5 / np.sqrt(len(loss)))
+    if abs(alike) < bound:
+        return None
+    how = "as it was at the step before" if alike > 0 else "the opposite of what it was at the step before"
+    return _finding(
+        f"the loss jumps by a factor of {np.exp(rest.std()):.2g} and is {how}",
+        "loss from step to step, correlation",
+        run.step(rows[0]),
+        alike,
+        float(np.copysign(bound, alike)),
+        "noise of batches has no memory: the correlation of one loss with the next is 0, and by chance below the "
+        "threshold",
+    )
+
+
+@rule("loss-rises-again", "loss", least=60)
+def rises(case: Case) -> list[Finding]:
+    """A run that has lost again what it had won."""
+    rows, loss = case.run.numbers("loss")
+    if len(loss) < 60 or diverges(case):
+        return []
+    width = max(5, len(loss) // 20)
+    course = smooth(loss, width)
+    best = int(np.argmin(course))
+    start, least = float(np.median(loss[:width])), float(course[best])
+    end = min(float(np.median(loss[-len(loss) // k :])) for k in (5, 10))
+    around = loss[max(0, best - 2 * width) : best + 2 * width + 1]
+    bound = least + max(0.5 * (start - least), 4 * noise(around), float(np.quantile(around, 0.9)) - least)
+    if best > 0.75 * len(loss) or start - least < 4 * noise(around) or end <= bound:
+        return []
+    return [
+        Finding(
+            "loss-rises-again",
+            f"the loss fell from {start:.4g} to {least:.4g} at step {case.run.step(rows[best])} and ends at {end:.4g}",
+            "loss",
+            case.run.step(rows[-1]),
+            end,
+            bound,
+            "half of what was won is lost again, over the last fifth of the run, by more than the noise",
+            f"continue a checkpoint from about step {case.run.step(rows[best])} at a third of the rate; if the data "
+            "changed there, nothing is wrong",
+        )
+    ]
+
+
+@rule("rate-ends-early", "update_norm|learning_rate", least=40)
+def ended(case: Case) -> list[Finding]:
+    """A rate that is zero for the last part of the run."""
+    run = case.run
+    reading = "learning_rate" if run.has("learning_rate") else "update_norm"
+    rows, sizes = run.numbers(reading)
+    moving = np.flatnonzero(sizes)
+    if len(moving) < 2:
+        return []
+    rest, pause = len(sizes) - 1 - int(moving[-1]), int(np.diff(moving).max()) - 1
+    if rest <= max(20, 0.1 * len(sizes), 2 * pause):  # an accumulation stands still between its steps
+        return []
+    tail = rows[moving[-1] + 1 :]
+    if (
+        run.has("grad_norm") and not (run.columns["grad_norm"].values[tail] > 0).any()
+    ):  # nothing is left to learn
+        return []
+    if any(
+        np.ptp(c.values[tail][c.finite[tail]]) > 0
+        for c in run.ending("*/skipped").values()
+        if c.finite[tail].any()
+    ):
+        return []
+    what = "learning rate" if reading == "learning_rate" else "update"
+    return [
+        Finding(
+            "rate-ends-early",
+            f"the {what} is 0 for the last {rest} of {len(sizes)} steps, while there are gradients",
+            reading,
+            run.step(tail[0]),
+            float(rest),
+            float(max(20, round(0.1 * len(sizes)), 2 * pause)),
+            "a schedule that fits ends with the run; longer than a tenth of it, or twice the longest pause before",
+            "give the schedule the number of updates of the run: an accumulation makes fewer, two counts of one step "
+            "more",
+        )
+    ]
+
+
+@rule("steps-skipped", "*/skipped", least=40)
+def skipped(case: Case) -> list[Finding]:
+    """A guard or a loss scale that throws many steps away."""
+    run = case.run
+    found: list[Finding] = []
+    for name, column in sorted(run.ending("*/skipped").items()):
+        rows = np.flatnonzero(column.finite)
+        if len(rows) < 40:
+            continue
+        first, last = rows[len(rows) // 2], rows[-1]
+        count = float(column.values[last] - column.values[first])
+        share = count / max(1, run.step(last) - run.step(first))
+        if count < 10 or share <= 0.1:
+            continue
+        found.append(
+            Finding(
+                "steps-skipped",
+                f"{name!r} has skipped {count:.0f} steps in the second half of the run, {100 * share:.0f} % of them",
+                f"{name}/skipped",
+                run.step(last),
+                share,
+                0.1,
+                "a guard against rare accidents skips a few steps in a thousand, and a loss scale one in 2,000",
+                "look at why the gradients are not finite or too large there; if they are larger for good, raise spike "
+                "or empty the window of the guard",
+            )
+        )
+    return found
