@@ -22,6 +22,8 @@ from ._core.transform import GradientTransformation
 _HEADING = re.compile(
     r"\*\*(\w+)(?:\*\*:|\.\*\*)|((?:Args|State|Reach|Returns|Raises|Example|References|Differs from \w+)):"
 )
+#: Where a sentence ends and another one begins.
+_SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z`])")
 _KINDS = {"_combine": "combinator", "_schedules": "schedule", "_transforms": "transform"}
 
 
@@ -63,7 +65,8 @@ class Entry:
     @property
     def summary(self) -> str:
         """The first sentence of the docstring."""
-        return (inspect.getdoc(self.factory.call) or "").split("\n\n")[0].replace("\n", " ")
+        text = (inspect.getdoc(self.factory.call) or "").split("\n\n")[0].replace("\n", " ")
+        return _SENTENCE.split(text, maxsplit=1)[0]
 
     @property
     def section(self) -> dict[str, str]:

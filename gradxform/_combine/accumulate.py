@@ -31,6 +31,7 @@ from .._core.factory import factory
 from .._core.nested import Inner, NestedBody
 from .._core.numerics import compute_dtype, next_count
 from .._core.plan import PLAIN, Plan
+from .._core.porting import declare_port
 from .._core.roles import Accumulator, Count, Reading
 from .._core.scalars import is_schedule, resolve
 from .._core.skip import hold, run_if
@@ -56,6 +57,27 @@ class AccumulateState(NamedTuple):
     weight: Reading
     acc_grads: Accumulator
     inner_state: Any
+
+
+def _of_multi_steps(state: Any, like: AccumulateState) -> AccumulateState:
+    """`optax.MultiSteps` keeps the mean so far, of micro-steps that weigh the same."""
+    del like
+    done = jnp.asarray(state.mini_step)
+
+    def total(mean: Any) -> Any:
+        mean = jnp.asarray(mean, compute_dtype(mean.dtype))
+        return mean * done.astype(mean.dtype)
+
+    return AccumulateState(
+        mini_step=done,
+        gradient_step=state.gradient_step,
+        weight=done.astype(jnp.float32),
+        acc_grads=jax.tree.map(total, state.acc_grads),
+        inner_state=state.inner_opt_state,
+    )
+
+
+declare_port(optax.MultiStepsState, AccumulateState, _of_multi_steps)
 
 
 class AccumulateBody(NestedBody):

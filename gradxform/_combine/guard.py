@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from .._core import compat, observe
 from .._core.errors import check_flag, check_integer, check_number, say, short
@@ -22,6 +23,7 @@ from .._core.factory import factory
 from .._core.nested import Inner, NestedBody
 from .._core.norms import all_finite, squared_norm
 from .._core.plan import Plan
+from .._core.porting import declare_port
 from .._core.roles import Reading, declare_unit
 from .._core.skip import ask, hold, unshared
 from .._core.states import nodes, unboxed
@@ -55,6 +57,15 @@ class GuardState(NamedTuple):
 
 
 declare_unit(GuardState, "norms")
+
+
+def _of_apply_if_finite(state: Any, like: GuardState) -> GuardState:
+    """Optax counts what it skipped in all, and in a row; a window of norms, if there is one, begins empty."""
+    counters = {"skipped": state.total_notfinite, "consecutive": state.notfinite_count}
+    return like._replace(**counters, inner_state=state.inner_state)
+
+
+declare_port(optax.ApplyIfFiniteState, GuardState, _of_apply_if_finite)
 
 
 class GuardBody(NestedBody):

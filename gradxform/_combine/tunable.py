@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from .._core import compat
 from .._core.address import listed, replaced
@@ -21,6 +22,7 @@ from .._core.factory import factory
 from .._core.nested import Inner, NestedBody
 from .._core.numerics import TwoFloat, two_float
 from .._core.plan import Body
+from .._core.porting import declare_port
 from .._core.roles import Reading
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .numbers import CALL, Number, Numbers
@@ -35,6 +37,22 @@ class TunableState(NamedTuple):
     hyperparams: Reading
     rest: Any
     inner_state: Any
+
+
+def _of_hyperparams(state: Any, like: TunableState) -> TunableState:
+    """`optax.inject_hyperparams` keeps one word of a number, and the count of its schedules beside it."""
+    numbers = {name: jnp.asarray(x) for name, x in state.hyperparams.items()}
+    rest = {name: jnp.zeros_like(numbers[name]) for name in like.rest if name in numbers}
+    count = optax.ScaleByScheduleState(count=state.count)
+    return TunableState(numbers, rest, (*_links(state.inner_state), count))
+
+
+def _links(state: Any) -> tuple[Any, ...]:
+    return tuple(state) if type(state) is tuple else (state,)
+
+
+declare_port(optax.InjectHyperparamsState, TunableState, _of_hyperparams)
+declare_port(optax.InjectStatefulHyperparamsState, TunableState, _of_hyperparams)
 
 
 class TunableBody(NestedBody):

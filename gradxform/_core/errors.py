@@ -257,7 +257,7 @@ def describe_array(x: Any) -> str:
 
 
 #: Optax's combinators that have another name here, because they do something more or something else.
-_TWINS = {
+TWINS = {
     "partition": "gx.param_groups, which takes patterns; optax.partition works around our transforms too",
     "multi_transform": "gx.param_groups, which takes patterns; optax.partition works around our transforms too",
     "inject_hyperparams": "gx.tunable(tx, 'learning_rate'); optax.inject_hyperparams(gx.adamw) works too",
@@ -276,12 +276,12 @@ def missing_name(name: str) -> Any:
     text = f"gradxform has no {name!r}"
     if name == "__version__":
         return importlib.metadata.version("gradxform")
-    if name in _TWINS:
-        raise AttributeError(f"{text}; its twin is {_TWINS[name]}")
+    if name in TWINS:
+        raise AttributeError(f"{text}; its twin is {TWINS[name]}")
     if name.startswith("__"):
         raise AttributeError(f"module 'gradxform' has no attribute {name!r}")
     for module in (optax, optax.contrib, optax.losses, optax.projections):
-        if hasattr(module, name):
+        if name in dir(module):  # its `__getattr__` answers to deprecated names, with a warning
             where, found = f"{module.__name__}.{name}", getattr(module, name)
             made = getattr(found, "__annotations__", {}).get("return")
             use = (

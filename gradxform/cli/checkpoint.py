@@ -1,12 +1,16 @@
 """Checkpoints in files: the arrays of a `.npz`, the tree of a Flax msgpack, an Orbax directory."""
 
+import os
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._core.tree import view
 from .params import nested
 
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib")
@@ -74,3 +78,56 @@ def _orbax(path: Path) -> Any:
     except Exception as problem:
         text = " ".join(str(problem).split())[:200]
         raise NotCheckpoint(f"{path}: Orbax cannot read it: {text}") from None
+
+
+def shaped(saved: Any, maker: Any, params: Any) -> Any:
+    """A state that came back as dictionaries in the classes of the transform that made it, codes included."""
+    try:
+        from flax import serialization
+    except ImportError:
+        raise NotCheckpoint("--saved-by: the state is put together with Flax: pip install flax") from None
+    like = maker.init(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params))
+    try:
+        return serialization.from_state_dict(like, saved)
+    except Exception as problem:
+        text = " ".join(str(problem).split())[:200]
+        raise NotCheckpoint(f"--saved-by: the state was not made by {maker!r}: {text}") from None
+
+
+def write_checkpoint(path: Path, tree: Any) -> None:
+    """Writes a tree in the form of `flax.serialization`, as a `.npz` with slashes in its names or as a msgpack.
+
+    The file is there whole or not at all, and one that is there already is left as it is.
+    """
+    if path.suffix not in (".npz", ".msgpack"):
+        raise NotCheckpoint(f"--out: {path} ends neither with .npz nor with .msgpack")
+    if path.exists():
+        raise NotCheckpoint(f"--out: {path} is there already; name another file")
+    if not path.parent.is_dir():
+        raise NotCheckpoint(f"--out: there is no folder {path.parent}")
+    try:
+        from flax import serialization
+    except ImportError:
+        raise NotCheckpoint("--out: states are written with Flax: pip install flax") from None
+    named = serialization.to_state_dict(tree)
+    handle, name = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if path.suffix == ".npz":
+                np.savez(file, allow_pickle=False, **_flat(path, named))
+            else:
+                file.write(serialization.msgpack_serialize(named))
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(name, path)  # unlike a renaming it fails if somebody has written there meanwhile
+    finally:
+        os.unlink(name)
+
+
+def _flat(path: Path, tree: Any) -> dict[str, Any]:
+    rows = view(tree)
+    arrays = {name: np.asarray(x) for name, x in zip(rows.paths, rows.places, strict=True)}
+    for name, x in arrays.items():
+        if x.dtype.kind == "V":
+            raise NotCheckpoint(f"--out: {path}: .npz has no {x.dtype} ({name}); write a .msgpack")
+    return arrays

@@ -37,5 +37,7 @@ def diagnose(
         found = gradxform.diagnose(file, made, names=pairs or None, frozen=frozen)
     except (NotRead, ValueError, TypeError, OSError) as problem:
         raise refused(problem, **{"diagnose(tx)": "--tx"}) from None
+    if not found.steps:
+        raise click.UsageError(f"{file}: there is no step in it")
     click.echo(json.dumps(found.to_dict(), indent=1) if as_json else str(found))
     sys.exit(1 if found.findings else 0)

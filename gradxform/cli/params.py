@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,13 @@ SMALL: dict[str, Any] = {
     "dense": {"kernel": [64, 256], "bias": [256]},
     "norm": {"scale": [64]},
 }
+#: The options of commands that take parameters.
+PARAMS = click.option(
+    "--params", help='A model such as "7b", a count, JSON of shapes, a file; by default a small tree.'
+)
+MESH = click.option("--mesh", help="The mesh on which they lie: data=8,model=4; no device is asked.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_AXIS = re.compile(r"([A-Za-z_]\w*)=([1-9]\d*)")
 _LEAF = re.compile(r"(\w+)\[([\d\s,]*)\]")
 
 
@@ -46,6 +54,20 @@ def read_params(text: str | None, models: bool = False) -> Any:
     if path.suffix == ".json":
         return _of_json(path.read_text(encoding="utf-8"), text)
     raise NotShapes(f"--params: {text} ends neither with .json nor with .npz")
+
+
+def read_mesh(text: str | None) -> Any:
+    """The abstract mesh that a word such as data=8,model=4 stands for, with automatic axes; None for None."""
+    if text is None:
+        return None
+    found = [_AXIS.fullmatch(part.strip()) for part in text.split(",")]
+    axes = [(match[1], int(match[2])) for match in found if match is not None]
+    if len(axes) < len(found) or len(dict(axes)) < len(axes):
+        raise NotShapes(
+            f"--mesh: got {text}, wanted axes with their sizes, each once, such as data=8,model=4"
+        )
+    names, sizes = zip(*axes, strict=True)
+    return jax.sharding.AbstractMesh(sizes, names)
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:

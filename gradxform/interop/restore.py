@@ -12,6 +12,7 @@ import optax
 from .._core import compat, roles
 from .._core.errors import kind, say
 from .._core.numerics import cast
+from .._core.porting import ported
 from .._core.report import align
 from .._core.states import nodes
 from .._core.transform import GradientTransformation, as_transform
@@ -121,7 +122,8 @@ def restore_into(
     """
     transform = as_transform(tx, "gx.restore_into(tx)")
     _check(params, saved_state)
-    coded = Coded(transform.init(params), saved_state)
+    fresh_state = transform.init(params)
+    coded = Coded(fresh_state, ported(saved_state, fresh_state))
     leaves, treedef = jax.tree.flatten(coded.new)
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]
     numbered = treedef.unflatten(range(len(leaves)))

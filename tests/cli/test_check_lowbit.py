@@ -11,6 +11,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from flax import serialization
 
 import gradxform as gx
 from gradxform.cli.group import group
@@ -142,15 +143,39 @@ def plain(text: str) -> str:
     return "\n".join(re.sub(r"\d+\.\d s$", "... s", line.rstrip()) for line in text.strip().splitlines())
 
 
+def files(folder: Path) -> None:
+    """Those that the page speaks of."""
+    rows = [{"step": t, "loss": round(2.0 * 1.08**t, 4), "grad_norm": round(1.08**t, 4)} for t in range(60)]
+    (folder / "run.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    (folder / "my_optimizer.py").write_text(
+        "import gradxform as gx\n\n\ndef make():\n    return gx.sgd(0.1)\n"
+    )
+    params = {"w": np.ones((4, 3), np.float32), "b": np.ones(3, np.float32)}
+    tx = gx.adamw(1e-3)
+    _, (adam, *rest) = tx.update(params, tx.init(params), params)
+    state = (adam._replace(nu={**adam.nu, "w": adam.nu["w"].at[0, 0].set(np.nan)}), *rest)
+    (folder / "state.msgpack").write_bytes(serialization.to_bytes(state))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("words", "printed"), page(), ids=lambda text: text[:40])
-def test_the_page_shows_what_is_printed(words: str, printed: str) -> None:
+def test_the_page_shows_what_is_printed(
+    words: str, printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Names, verdicts and shape of the table; the figures to the digits that are alike on every machine."""
     import shlex
 
+    files(tmp_path)
+    monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(group, shlex.split(words), prog_name="gradxform")
     shown, came = (re.sub(r"\d[\d.e+-]*", "N", plain(text)) for text in (printed, done.output))
     assert re.sub(r" +", " ", came) == re.sub(r" +", " ", shown)
+
+
+def test_every_command_is_on_the_page() -> None:
+    text = (ROOT / "docs" / "guide" / "command-line.md").read_text("utf-8")
+    assert {words.split()[0] for words, _ in page()} | {"plot"} == set(group.commands)
+    assert "gradxform plot readings" in text
 
 
 def test_it_is_a_program() -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,13 +27,32 @@ def call(*words: str) -> Result:
 
 
 def refusal(*words: str) -> str:
-    """The sentence behind `Error:`, for a command that ends with 2 and prints nothing else."""
+    """What is said of a command that ends with 2 and prints nothing but one line."""
     done = call(*words)
     assert done.exit_code == 2, done.output
     assert done.stdout == ""
-    lines = done.stderr.rstrip().splitlines()
-    assert lines[-1].startswith("Error: ")
-    return lines[-1].removeprefix("Error: ")
+    (line,) = done.stderr.splitlines()
+    command, help_ = re.escape(words[0]), rf" \(gradxform {words[0]}.* -h\)"
+    found = re.fullmatch(rf"gradxform {command}[\w -]*: (.*){help_}", line)
+    assert found is not None, line
+    return found[1]
+
+
+def test_a_wrong_command_is_answered_in_one_line() -> None:
+    for words, said in {
+        ("lst",): "gradxform: there is no command lst; did you mean list? (gradxform -h)",
+        ("explain",): "gradxform explain: Missing argument 'NAME'. (gradxform explain -h)",
+        ("list", "--kind", "x"): "gradxform list: Invalid value for '--kind': 'x' is not one of",
+        ("list", "--foo"): "gradxform list: No such option '--foo'.",
+        ("diagnose", "no.csv"): "gradxform diagnose: Invalid value for 'FILE': File 'no.csv' does not exist.",
+        ("plot", "nothing"): "gradxform plot:",
+    }.items():
+        done = call(*words)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert done.stderr.startswith(said)
+        assert done.stderr.count("\n") == 1
+    assert call().exit_code == 2
+    assert "Commands:" in call().output
 
 
 def test_every_command_has_help_with_an_example() -> None:
@@ -159,6 +179,9 @@ def test_diagnose_of_a_file(tmp_path: Path) -> None:
     done = call("diagnose", str(path))
     assert (done.exit_code, done.output.split(" in ")[0]) == (0, "no findings")
     assert "READING=COLUMN" in refusal("diagnose", str(path), "--name", "loss")
+    path.write_text("step,loss\n")
+    assert "there is no step in it" in refusal("diagnose", str(path))
+    path.write_text("step,loss\n1,2.0\n")
     assert "objective" in refusal("diagnose", str(path), "--name", "loss=objective")
 
 
@@ -200,6 +223,7 @@ def test_inspect_reads_npz_and_refuses_pickles(tmp_path: Path) -> None:
     assert rows["w/kernel"]["rms"] == pytest.approx(1e300)
     assert rows["count"]["value"] == 7
     assert (rows["half"]["nonfinite"], rows["half"]["largest"]) == (1, 1.0)
+    pytest.importorskip("msgpack")
     hidden = tmp_path / "state.msgpack"
     hidden.write_bytes(pickle.dumps({"w": 1}))
     assert "a pickle, which runs code when it is read" in refusal("inspect", str(hidden))
@@ -213,6 +237,85 @@ def test_convert_goes_round() -> None:
     assert call("convert", text, "--to", "call").output == "gx.adamw(0.001, mask=gx.matrices())\n"
     assert refusal("convert", "optax.adam(1e-3)", "--to", "call").startswith("TRANSFORM was made by another")
     assert refusal("convert", "optax.adam(1e-3)")
+
+
+def test_a_checkpoint_is_taken_into_another_transform(tmp_path: Path) -> None:
+    serialization = pytest.importorskip("flax.serialization")
+    pytest.importorskip("msgpack")
+    params = {"w": jnp.linspace(-1.0, 1.0, 64 * 80).reshape(64, 80)}
+    tx = gx.adamw(1e-3)
+    _, state = tx.update(params, tx.init(params), params)
+    saved, out = tmp_path / "run.msgpack", tmp_path / "new.msgpack"
+    saved.write_bytes(serialization.to_bytes({"params": params, "opt_state": state, "step": 3}))
+
+    dry = call("convert", str(saved), "--into", "guard(lion(1e-3))")
+    assert dry.exit_code == 0, dry.output
+    wanted = gx.restore_into(gx.guard(gx.lion(1e-3)), params, serialization.to_state_dict(state))[1]
+    assert dry.output == f"{wanted}\nnothing is written without --out\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.msgpack"]
+
+    to_8 = "average_params(lowbit.quantized(adamw(1e-3)), 0.99)"
+    done = call("convert", str(saved), "--into", to_8, "-o", str(out), "--json")
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.output)
+    assert (data["dropped"], data["out"]) == (0, str(out))
+    assert {"outcome": "reset", "address": "average/average/w"}.items() <= data["rows"][-2].items()
+    new = gx.average_params(gx.lowbit.quantized(gx.adamw(1e-3)), 0.99)
+    read = serialization.from_bytes(
+        {"params": params, "opt_state": new.init(params), "step": 0}, out.read_bytes()
+    )
+    assert read["step"] == 3
+    assert int(read["opt_state"][0][0].count) == 1
+    # And back, out of codes.
+    words = ("convert", str(out), "--into", "adamw(1e-3)", "--saved-by")
+    again = call(*words, to_8, "-o", str(tmp_path / "back.npz"))
+    assert again.exit_code == 0, again.output
+    with np.load(tmp_path / "back.npz") as arrays:
+        np.testing.assert_allclose(arrays["opt_state/0/mu/w"], state[0].mu["w"], rtol=0.02, atol=1e-4)
+    assert "--saved-by: the state was not made by gx.sgd" in refusal(*words, "sgd(0.1, 0.9)")
+    assert "is there already" in refusal("convert", str(saved), "--into", "adam(1e-3)", "-o", str(out))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_checkpoint_that_lacks_something_is_told(tmp_path: Path) -> None:
+    saved = tmp_path / "state.npz"
+    np.savez(
+        saved, **{"0/count": np.int32(1), "0/mu/w": np.ones(2, np.float32), "0/nu/w": np.ones(2, np.float32)}
+    )
+    words = ("convert", str(saved), "--into")
+    assert "say --params" in refusal(*words, "adam(1e-3)")
+    done = call(*words, "adam(1e-3)", "--params", '{"w": [2]}')
+    assert done.output.startswith("matched 3, reset 0, dropped 0\n")
+    told = refusal(*words, "average_params(adam(1e-3), 0.9)", "--params", '{"w": [2]}')
+    assert told.startswith("a part of the new state begins at the values of the parameters")
+    assert "ends neither" in refusal(*words, "adam(1e-3)", "--params", '{"w": [2]}', "--out", "x.bin")
+    assert "there is no such file" in refusal("convert", "no.npz", "--into", "adam(1e-3)")
+    assert refusal("convert", "adam(1e-3)", "--fresh", "x").startswith("--fresh is for a checkpoint")
+    np.savez(saved, **{"params/w": np.ones(2, np.float32), "other": np.ones(2, np.float32)})
+    assert "wanted one of opt_state, state, optimizer" in refusal(*words, "adam(1e-3)")
+
+
+def test_other_forms_of_a_transform_and_a_mesh() -> None:
+    words = ("memory", "adamw(1e-3)", "--ways", "--params", "7b", "--mesh", "data=8")
+    data = json.loads(call(*words, "--json").output)
+    names = [row["name"] for row in data["transforms"]]
+    assert names == [
+        "plain",
+        "16 bits",
+        "8 bits",
+        "4 bits",
+        "ZeRO over data",
+        "ZeRO over data, 8 bits",
+        "on the host",
+    ]
+    assert data["without"] == {}
+    foreign = call("memory", "chain(optax.scale_by_lbfgs(), sgd(0.1))", "--ways", "--mesh", "data=8")
+    assert foreign.exit_code == 0
+    assert "without ZeRO over data: gx.sharding.zero" in foreign.output
+    assert "each of 8 devices" in call("describe", "adam(1e-3)", "--mesh", "data=4,model=2").output
+    assert "wanted axes with their sizes" in refusal("describe", "adam(1e-3)", "--mesh", "data=0")
+    assert "wanted axes with their sizes" in refusal("memory", "adam(1e-3)", "--mesh", "a=2,a=4")
+    assert "--ways is for one transform" in refusal("memory", "adam(1e-3)", "sgd(0.1)", "--ways")
 
 
 def test_race_says_what_is_wrong(tmp_path: Path) -> None:

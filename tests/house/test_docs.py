@@ -14,7 +14,7 @@ import jax
 import pytest
 
 import gradxform
-from gradxform import build, fused, lowbit, plots, sharding, testing
+from gradxform import build, fused, interop, lowbit, plots, sharding, testing
 from gradxform.diagnostics import landscapes, race
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +48,8 @@ RECORDS = {
     "Law",
     "Leaf",
     "Quantized",
+    "Restored",
+    "RestoredLeaf",
     "Scheduled",
     "Stage",
     "TwoFloat",
@@ -69,6 +71,11 @@ PUBLIC |= {
     f"gradxform.lowbit.bitsandbytes.{name}": value
     for name, value in names(lowbit.bitsandbytes).items()
     if inspect.isfunction(value) and value.__module__ == lowbit.bitsandbytes.__name__
+}
+PUBLIC |= {
+    f"gradxform.interop.{name}": value
+    for name, value in names(interop).items()
+    if name not in names(gradxform)
 }
 PUBLIC |= {f"gradxform.plots.{name}": value for name, value in names(plots).items()}
 PUBLIC |= {

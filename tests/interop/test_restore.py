@@ -374,14 +374,14 @@ def test_a_mean_with_a_hole_starts_anew():
     assert "acc_grads" in str(report)
 
 
-def test_a_window_of_another_class_is_not_taken_for_ours():
-    """Optax's MultiSteps keeps a mean in `acc_grads`, `gx.accumulate` a sum."""
-    _, saved = train(optax.MultiSteps(gx.adamw(1e-2), 2))
+def test_a_window_of_a_class_that_is_not_known_is_not_taken_for_ours():
+    """Optax's MultiSteps keeps a mean in `acc_grads`, `gx.accumulate` a sum; a dictionary does not say whose it is."""
+    _, made = train(optax.MultiSteps(gx.adamw(1e-2), 2))
     tx = gx.accumulate(gx.adamw(1e-2), 2)
-    assert int(saved.mini_step) == 1, "in the middle of a window"
-    state, report = gx.restore_into(tx, PARAMS, saved)
+    assert int(made.mini_step) == 1, "in the middle of a window"
+    state, report = gx.restore_into(tx, PARAMS, made._asdict())
     assert float(jnp.abs(state.acc_grads["w"]).sum()) == float(state.weight) == int(state.mini_step) == 0
-    assert equal(state.inner_state, saved.inner_opt_state)
+    assert equal(state.inner_state, made.inner_opt_state)
     assert {"acc_grads/w", "acc_grads/b", "mini_step"} <= outcomes(report, "dropped")
 
 

@@ -1,0 +1,73 @@
+"""A run that was started with Optax's wrappers goes on with ours: `from_optax`."""
+
+from typing import Any
+
+from .._core.errors import say
+from .._core.tree import view
+from .restore import Restored, restore_into
+
+
+def from_optax(state: Any, tx: Any, params: Any, *, made_by: Any = None) -> tuple[Any, Restored]:
+    """The state of a run with Optax as the state of `tx`, or an error: no array of a parameter is lost.
+
+    Where an algorithm is the same, so is its state, and nothing has to be moved: `gx.adamw` takes the state of
+    `optax.adamw` as it is. This is for what has another form here:
+
+    | saved by | goes on in |
+    |---|---|
+    | `optax.MultiSteps` | `gx.accumulate`: an open window goes on, its mean as a sum of equal weights |
+    | `optax.apply_if_finite` | `gx.guard`: what was skipped in all and in a row |
+    | `optax.inject_hyperparams` | `gx.tunable`: the numbers of the names that are tuned; the count of its schedules |
+    | `optax.partition`, `multi_transform`, `masked` | `gx.param_groups`, masks: by the parameters' paths |
+
+    In one another, in chains, and around any method, those of `optax.contrib` included. `gx.restore_into` does the
+    same and goes further: it also takes over what fits only in part, and starts the rest anew. On the host, between
+    steps.
+
+    Args:
+        state: the state that the Optax transform has made, or `TrainState.opt_state`. From a checkpoint, restore it
+            into its own classes first: a dictionary does not say that its `acc_grads` is a mean.
+        tx: the transform that goes on.
+        params: the parameters with which it goes on.
+        made_by: the transform that made `state`, as `saved_by` of `gx.restore_into`.
+
+    Returns:
+        `(state, report)`, as `gx.restore_into`. What the new transform does not keep (hyperparameters that are not
+        tuned, the flag of `skip_state`) and what Optax did not have is in the report.
+
+    Raises:
+        TypeError, ValueError: as `gx.restore_into`; if an array of a parameter (a moment, a window's mean) has no place
+            in the new state.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> import gradxform as gx
+        >>> from gradxform.interop import from_optax
+        >>> params = {"w": jnp.ones(2)}
+        >>> saved = optax.MultiSteps(optax.adam(1e-3), 2).init(params)
+        >>> saved = saved._replace(mini_step=jnp.int32(1), acc_grads={"w": jnp.full(2, 0.5)})
+        >>> state, report = from_optax(saved, gx.accumulate(gx.adam(1e-3), 2), params)
+        >>> int(state.mini_step), state.acc_grads["w"].tolist()
+        (1, [0.5, 0.5])
+        >>> from_optax(saved, gx.accumulate(gx.sgd(0.1), 2), params)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: from_optax(state, tx, params): arrays of parameters would be lost: inner_state/0/mu/w (...
+    """
+    who = "from_optax(state, tx, params)"
+    new, report = restore_into(tx, params, state, saved_by=made_by)
+    paths = view(params).paths
+    lost = [row for row in report.dropped if _is_of(row.source, paths)]
+    if lost:
+        first = ", ".join(f"{row.source} ({row.note})" for row in lost[:4])
+        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        fact = f"{who}: arrays of parameters would be lost: {first}{more}"
+        raise ValueError(
+            say(fact, "gx.restore_into(tx, params, state) takes what fits and says what does not")
+        )
+    return new, report
+
+
+def _is_of(path: str, paths: tuple[str, ...]) -> bool:
+    """Whether a path of a state ends with that of a parameter."""
+    return any(path == one or path.endswith(f"/{one}") for one in paths)
