@@ -7,6 +7,8 @@ from .loss import diverges, noise, oscillates
 from .run import Run
 from .weights import strong
 
+#: A loss below this share of the first one has been learned from.
+WON = 0.3
 _LOWER = "divide the learning rate by 3 to 10, or let it fall towards the end (gx.warmup_cosine)"
 
 
@@ -21,7 +23,7 @@ def rough(case: Case) -> list[Finding]:
     """The steps are so long that the weights jump about to the end.
 
     How rough a loss is says little: small batches make the loss of a good run as rough. But a batch knows nothing of
-    the one before, and weights that jump remember: three readings show it, and each is held against what noise gives.
+    the one before, and weights that jump remember: four figures show it, and each is held against what noise gives.
     """
     rows, loss = case.run.numbers("loss")
     if len(loss) < 60 or loss.min() < 0 or diverges(case) or oscillates(case):
@@ -30,22 +32,43 @@ def rough(case: Case) -> list[Finding]:
     late = loss[half:]
     if np.median(late) <= WON * loss[0]:  # what has learned so much is not thrown about
         return []
-    shrunk = "param_norm" in case.run.columns and bool(
-        strong(case)
-    )  # small weights make any step a large part of them
-    found = (
-        _against(case.run) or (None if shrunk else _strides(case.run)) or _memory(case.run, rows[half:], late)
-    )
+    found = _thrown(case.run, rows, loss) or _against(case.run) or _memory(case.run, rows[half:], late)
+    if found is None and not (
+        case.run.has("param_norm") and strong(case)
+    ):  # any step is large for weights that shrank
+        found = _strides(case.run)
     return [found] if found else []
-
-
-#: A loss below this share of the first one has been learned from.
-WON = 0.3
 
 
 def _finding(what: str, reading: str, step: int, figure: float, threshold: float, why: str) -> Finding:
     what = f"{what}, and the loss is not below {100 * WON:.0f} % of the first one"
     return Finding("late-oscillation", what, reading, step, figure, threshold, why, _LOWER)
+
+
+def _thrown(run: Run, rows: np.ndarray, loss: np.ndarray) -> Finding | None:
+    """First steps that throw the weights so far away that they never come back to where they were."""
+    late = loss[len(loss) // 2 :]
+    usual, least = float(np.median(late)), float(late.min())
+    logs = np.log(np.maximum(late, 1e-30))
+    far = float(np.exp(2.5 * logs.std()))
+    if (
+        loss[0] <= 0
+        or least <= loss[0]
+        or usual <= max(1.5, far) * loss[0]
+        or np.median(loss[:12]) <= 1.5 * loss[0]
+    ):
+        return None
+    what = f"the first steps throw the loss up from {loss[0]:.4g}, and it never comes back: it is {usual:.4g} later"
+    return Finding(
+        "late-oscillation",
+        what,
+        "loss",
+        run.step(rows[len(loss) // 2]),
+        usual,
+        max(1.5, far) * float(loss[0]),
+        "the first loss, times 1.5 or two and a half deviations of the later ones; none of them is below the first",
+        _LOWER,
+    )
 
 
 def _against(run: Run) -> Finding | None:
@@ -118,9 +141,9 @@ def rises(case: Case) -> list[Finding]:
     best = int(np.argmin(course))
     start, least = float(np.median(loss[:width])), float(course[best])
     end = min(float(np.median(loss[-len(loss) // k :])) for k in (5, 10))
-    around = loss[max(0, best - 2 * width) : best + 2 * width + 1]
-    bound = least + max(0.5 * (start - least), 4 * noise(around), float(np.quantile(around, 0.9)) - least)
-    if best > 0.75 * len(loss) or start - least < 4 * noise(around) or end <= bound:
+    around = loss[max(0, best - 2 * width) : best + width // 2 + 1]  # what comes behind may be the fault
+    bound = least + max((start - least) / 3, 2 * noise(around), float(np.quantile(around, 0.9)) - least)
+    if best >= 0.8 * len(loss) or start - least < 4 * noise(around) or end <= bound:
         return []
     return [
         Finding(
@@ -130,7 +153,7 @@ def rises(case: Case) -> list[Finding]:
             case.run.step(rows[-1]),
             end,
             bound,
-            "half of what was won is lost again, over the last fifth of the run, by more than the noise",
+            "a third of what was won is lost again, over the last fifth of the run, by more than twice the noise",
             f"continue a checkpoint from about step {case.run.step(rows[best])} at a third of the rate; if the data "
             "changed there, nothing is wrong",
         )

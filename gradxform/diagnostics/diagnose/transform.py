@@ -52,16 +52,17 @@ def _l2(reading: str, figure: float, what: str) -> Finding:
 
 def _pull(tx: GradientTransformation) -> float | None:
     """Of a transform that cannot be read: how much more a hundredfold weight moves where there is no gradient."""
-    params: Any = {"x": jnp.array(np.array([1.0, 100.0], np.float32))}
+    params: Any = {"x": jnp.array(np.array([1.0, 100.0, 0.0], np.float32))}
     still = {"x": jnp.zeros_like(params["x"])}
     try:
-        state, moved = tx.init(params), np.zeros(2)
+        state, moved = tx.init(params), np.zeros(3)
         for _ in range(2):  # a warmup may begin with a rate of 0
             updates, state = tx.update(still, state, params)
             moved += np.abs(np.asarray(jax.tree.leaves(updates)[0], np.float64))
     except Exception:  # it is anybody's, and may want other parameters or more arguments
         return None
-    return float(moved[1] / moved[0]) if moved[0] > 0 else None
+    # What moves a weight of 0 as well is no decay: a first moment that does not begin with 0.
+    return float(moved[1] / moved[0]) if moved[0] > 0 and moved[2] < 0.1 * moved[0] else None
 
 
 def _decay(link: Link) -> float:
