@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import figures
 import pages
 
 pages.write()
+if not figures.fresh(pages.PAGES / "figures"):
+    figures.draw(pages.PAGES / "figures")
 
 project = "gradxform"
 author = "The gradxform authors"

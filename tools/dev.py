@@ -182,7 +182,7 @@ def types(arguments):
 
 def docs(arguments):
     """build the documentation; a warning is an error"""
-    python = environment(["docs", "testing"])  # pages import what they describe
+    python = environment(["docs", "plot", "testing"])  # pages import what they describe, and draw it
     run(python, "-m", "sphinx", "-W", "--keep-going", "-b", "dirhtml", "docs", "docs/_build", *arguments)
 
 
