@@ -80,7 +80,8 @@ def best(factory: Any, shape: tuple[int, ...]) -> tuple[float, np.ndarray] | Non
         return landscapes.trajectory(tx, landscapes.RAVINE, STEPS, shape=shape)
 
     positions, losses = jax.jit(jax.vmap(walk))(jnp.asarray(RATES, jnp.float32))
-    course = np.nan_to_num(np.asarray(losses).mean(axis=1), nan=np.inf, posinf=np.inf)
+    heights = np.asarray(losses, np.float64)
+    course = np.where(np.isfinite(heights), heights, np.inf).mean(axis=1)
     chosen = int(np.argmin(course))
     return float(RATES[chosen]), np.asarray(positions)[chosen]
 
