@@ -3,7 +3,7 @@
     python examples/keras_fit.py
 
 `compile(optimizer=...)` wants a `keras.optimizers.Optimizer`. `Transformed` is one whose `apply` is the transform's
-`update`: it keeps the leaves of the state as Keras variables, so `fit`, `save` and `load_model` treat them as their own.
+`update`: the leaves of the state are Keras variables in it, so `fit`, `save` and `load_model` treat them as their own.
 Learning rate, clipping, decay and averages belong into the transform; Keras's own arguments for them are left alone.
 The script checks that it ends where a loop of one's own ends, and that a saved run goes on with the same bits.
 """
