@@ -24,13 +24,18 @@ def _row(*cells: str) -> str:
 
 
 def _table(entries: list[_catalog.Entry]) -> str:
-    text = _row("", "what it is", "kept for each parameter", "reach", "needs", "`like=`")
-    text += _row(*["---"] * 6)
-    for entry in entries:
-        presets = ", ".join(f'"{name}"' for name in entry.factory.presets)
-        name = f"{{py:func}}`{entry.name} <gradxform.{entry.name}>`"
-        text += _row(name, entry.summary, _state(entry), entry.reach, ", ".join(entry.needs), presets)
-    return text
+    """One row for each; a column in which nobody has anything is left out."""
+    columns: dict[str, list[str]] = {
+        "": [f"{{py:func}}`{entry.name} <gradxform.{entry.name}>`" for entry in entries],
+        "what it is": [entry.summary for entry in entries],
+        "kept for each parameter": [_state(entry) for entry in entries],
+        "reach": [entry.reach for entry in entries],
+        "needs": [", ".join(entry.needs) for entry in entries],
+        "`like=`": [", ".join(f'"{name}"' for name in entry.factory.presets) for entry in entries],
+    }
+    columns = {head: cells for head, cells in columns.items() if any(cells)}
+    rows = [_row(*columns), _row(*["---"] * len(columns))]
+    return "".join(rows + [_row(*cells) for cells in zip(*columns.values(), strict=True)])
 
 
 def families(room: str = "_transforms") -> dict[str, list[_catalog.Entry]]:
