@@ -220,7 +220,7 @@ def check_wheel(arguments):
         run(
             python, "-I", "-c", "import gradxform; print('[dev] imported', gradxform.__file__)", cwd=elsewhere
         )
-        install(python, wheel + "[cli,examples,testing]")
+        install(python, wheel + "[checkpoint,cli,examples,testing]")
         run(python, "-I", "-m", "gradxform", "--version", cwd=elsewhere)
         run(python, "-I", os.path.join(ROOT, "tools", "readme.py"), *(arguments or pages()), cwd=elsewhere)
         # A package of somebody's, as its author would install and test it.
