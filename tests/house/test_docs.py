@@ -39,8 +39,8 @@ ROLES = {
     "Residual",
     "SecondMoment",
 }
-# Records: what a rule sees, or what an executor is handed; and an error. The examples of the lifts, of `two_float` and of
-# `load` show them.
+# Records: what a rule sees, or what an executor is handed; and an error. The examples of the lifts, of `two_float` and
+# of `load` show them.
 RECORDS = {
     "Buckets",
     "CheckpointError",
