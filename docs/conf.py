@@ -5,20 +5,28 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import figures
 import pages
 
 pages.write()
+if not figures.fresh(pages.PAGES / "figures"):
+    figures.draw(pages.PAGES / "figures")
 
 project = "gradxform"
 author = "The gradxform authors"
 copyright = author
 release = version = importlib.metadata.version("gradxform")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
 exclude_patterns = ["_build", "api/methods/_*"]
 
 # Links are relative paths, so that they work on a code host too; headings can be linked to.
 myst_heading_anchors = 3
+
+# Formulas between dollars, as on a code host; tools/mathml.py translates them.
+myst_enable_extensions = ["dollarmath"]
+myst_dmath_double_inline = True
+html_math_renderer = "mathml"
 
 # Docstrings are written in plain text with `code` in single backticks; the words live there, the pages list names.
 default_role = "code"

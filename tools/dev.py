@@ -182,7 +182,7 @@ def types(arguments):
 
 def docs(arguments):
     """build the documentation; a warning is an error"""
-    python = environment(["docs", "testing"])  # pages import what they describe
+    python = environment(["docs", "plot", "testing"])  # pages import what they describe, and draw it
     run(python, "-m", "sphinx", "-W", "--keep-going", "-b", "dirhtml", "docs", "docs/_build", *arguments)
 
 
@@ -220,7 +220,7 @@ def check_wheel(arguments):
         run(
             python, "-I", "-c", "import gradxform; print('[dev] imported', gradxform.__file__)", cwd=elsewhere
         )
-        install(python, wheel + "[cli,examples,testing]")
+        install(python, wheel + "[checkpoint,cli,examples,testing]")
         run(python, "-I", "-m", "gradxform", "--version", cwd=elsewhere)
         run(python, "-I", os.path.join(ROOT, "tools", "readme.py"), *(arguments or pages()), cwd=elsewhere)
         # A package of somebody's, as its author would install and test it.

@@ -58,7 +58,7 @@ class PairBody(Body):
             return automatic.run_init(self.init_fn, params)
 
     def lower(self, lowering: Lowering, route: Route) -> Route:
-        return lowering.whole(_Pair(self.update_fn), route, self.needs)
+        return lowering.whole(_Pair(self.init_fn, self.update_fn), route, self.needs)
 
     def split(self, state: Any, address: str) -> list[Any]:
         del address
@@ -88,8 +88,8 @@ class _Pair:
     fields: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
 
-    def __init__(self, update: Any) -> None:
-        self.update_fn = update
+    def __init__(self, init: Any, update: Any) -> None:
+        self.init_fn, self.update_fn = init, update  # of `init_fn` only what its closure shows is asked
 
     def parts(self, state: Any) -> list[Any]:
         return [state]

@@ -222,28 +222,6 @@ def _chain_links(update: Any) -> tuple[Any, ...]:
     return next((cell for cell in cells if isinstance(cell, tuple)), ())
 
 
-def readable(tx: Any) -> list[tuple[str, dict[str, Any]]]:
-    """The factories of a foreign transform's links, each with the numbers and functions of time in its closure."""
-    links = _chain_links(tx)
-    if links:
-        return [found for link in links for found in readable(link)]
-    update = _unwrapped(getattr(tx, "update", tx))
-    names = getattr(getattr(update, "__code__", None), "co_freevars", ())
-    cells: tuple[Any, ...] = getattr(update, "__closure__", None) or ()
-    found: dict[str, Any] = {}
-    for name, cell in zip(names, cells, strict=True):
-        try:
-            value = cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-        if isinstance(value, int | float) or (callable(value) and name in _TIMED):
-            found[name] = value
-    return [(makers(update)[0], found)]
-
-
-#: Functions of time, where Optax's factories take them.
-_TIMED = ("step_size_fn", "learning_rate", "schedule")
-
 #: How a learning rate is called: here, and in Optax for a schedule and for a number (`scale`).
 _RATES = ("scale_by_learning_rate", "scale_by_schedule")
 

@@ -1,13 +1,14 @@
 """Adafactor: a second moment for the rows and one for the columns of a matrix stand for that of every element.
 
-    b_t = 1 - t^-decay_rate                                  t = 1, 2, ...; decay_rate 0.8
-    r_t = b_t r_{t-1} + (1 - b_t) mean over columns of (g_t^2 + epsilon)         `v_row` in the state
-    c_t = b_t c_{t-1} + (1 - b_t) mean over rows    of (g_t^2 + epsilon)         `v_col`
-    v_t = r_t c_t / mean(r_t)                                vectors and small arrays: the average itself, `v`
+    b_t = 1 - t^-decay_rate                                                 t = 1, 2, ...
+    r_t = b_t r_{t-1} + (1 - b_t) mean over columns of (g_t^2 + epsilon)    `v_row` in the state
+    c_t = b_t c_{t-1} + (1 - b_t) mean over rows    of (g_t^2 + epsilon)    `v_col`
+    v_t = r_t c_t / mean(r_t)
     u_t = g_t / sqrt(v_t)
 
-g is the gradient. The recipe then bounds the root mean square of u by 1, multiplies by that of the parameter, and has
-no momentum: the state of an m x n matrix is m + n numbers. torch adds nothing to the squares but bounds v from below.
+g is the gradient, decay_rate 0.8. For vectors and small arrays v is the average itself, in `v`. The recipe then bounds
+the root mean square of u by 1, multiplies by that of the parameter, and has no momentum: the state of an m x n matrix
+is m + n numbers. torch adds nothing to the squares but bounds v from below.
 Shazeer & Stern, Adafactor: adaptive learning rates with sublinear memory cost, ICML 2018, arXiv:1804.04235. Zhai et
 al., Scaling vision transformers, CVPR 2022, arXiv:2106.04560 (big_vision).
 """

@@ -1,4 +1,4 @@
-"""An average of gradients that remembers exponentially less of the past.
+"""Moving average: gradients averaged, with a memory that fades exponentially.
 
     m_t = decay m_{t-1} + (1 - decay) g_t            `ema` in the state
     u_t = m_t / (1 - decay^t)                        with `debias`

@@ -1,11 +1,12 @@
 """Weight decay: the parameter itself, scaled, added to the update.
 
-    u_t = g_t + weight_decay(t) p_t                  coupled: stands before the learning rate, which scales it
-    u_t = g_t - weight_decay(t) p_t                  independent: stands behind the learning rate
-    u_t = (g_t + weight_decay(t) p_t) / (1 + rate(t) weight_decay(t))      proximal: before the rate
+    u_t = g_t + weight_decay(t) p_t                                      coupled: before the rate
+    u_t = g_t - weight_decay(t) p_t                                      independent: behind the rate
+    u_t = (g_t + weight_decay(t) p_t) / (1 + rate(t) weight_decay(t))    proximal: before the rate
 
-Behind Adam and before the rate this is AdamW (decoupled from the moments, coupled to the rate, as in Optax and torch).
-Before Adam it is L2 regularisation, which divides the decay by the root of v: another method.
+The learning rate scales what stands before it. Behind Adam and before the rate this is AdamW (decoupled from the
+moments, coupled to the rate, as in Optax and torch). Before Adam it is L2 regularisation, which divides the
+decay by the root of v: another method.
 Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019.
 """
 

@@ -1,9 +1,11 @@
 """Muon: momentum with its singular values set to 1, for the matrices of a network; AdamW for everything else.
 
-    m_t = beta m_{t-1} + (1 - beta) g_t                                          `mu` in the state
-    d_t = beta m_t / (1 - beta^(t+1)) + (1 - beta) g_t / (1 - beta^t)            Nesterov; else m_t / (1 - beta^t)
-    u_t = U V^T,  U S V^T = d_t                                                  by Newton-Schulz, nearly
-    u_t <- sqrt(max(1, fan_out / fan_in)) u_t                                    or c sqrt(max(fan_in, fan_out)) u_t
+    m_t = beta m_{t-1} + (1 - beta) g_t                                  `mu` in the state
+    d_t = beta m_t / (1 - beta^(t+1)) + (1 - beta) g_t / (1 - beta^t)    Nesterov
+    d_t = m_t / (1 - beta^t)                                             otherwise
+    u_t = U V^T,  U S V^T = d_t                                          by Newton-Schulz, nearly
+    u_t <- sqrt(max(1, fan_out / fan_in)) u_t                            or
+    u_t <- c sqrt(max(fan_in, fan_out)) u_t
 
 g is the gradient, t = 1, 2, ... the step. The singular value decomposition is never made: a polynomial of odd degree in
 a matrix acts on its singular values, and a few of them, chosen well, bring all of them near 1. See the head of
@@ -61,7 +63,7 @@ def scale_by_muon(
 
     Use it for matrices only, by `gx.masked` or in `gx.param_groups`; `muon` is the usual recipe.
 
-    **Update**: the first three lines of this module's head.
+    **Update**: the lines of this module's head, up to `u_t = U V^T`.
 
     Args:
         ns_coeffs: the coefficients of the polynomial: a triple for all steps, one for each step, or the name of a set.

@@ -1,9 +1,11 @@
-"""NAdam with Dozat's schedule of the momentum, as in torch and Keras; and the recipe for both forms of NAdam.
+"""NAdam: Adam with a look ahead and Dozat's schedule of the momentum, as in torch and Keras. Both forms as recipes.
 
-    mu_t = b1 (1 - 0.96^(momentum_decay t) / 2)      Pi_t = mu_1 mu_2 ... mu_t, `mu_product` in the state
+    mu_t = b1 (1 - 0.96^(momentum_decay t) / 2)
+    Pi_t = mu_1 mu_2 ... mu_t                        `mu_product` in the state
     m_t = b1 m_{t-1} + (1 - b1) g_t                  `mu`
     v_t = b2 v_{t-1} + (1 - b2) g_t^2                `nu`
-    u_t = (mu_{t+1} / (1 - Pi_{t+1}) m_t + (1 - mu_t) / (1 - Pi_t) g_t) / (sqrt(v_t / (1 - b2^t)) + eps)
+    d_t = mu_{t+1} / (1 - Pi_{t+1}) m_t + (1 - mu_t) / (1 - Pi_t) g_t
+    u_t = d_t / (sqrt(v_t / (1 - b2^t)) + eps)
 
 g is the gradient, t = 1, 2, ... the step. Optax's `nadam` leaves the schedule out: Adam with a look ahead, which is
 `scale_by_adam(nesterov=True)`. Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop 2016.

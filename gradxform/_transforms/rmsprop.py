@@ -2,7 +2,7 @@
 
     v_t = decay v_{t-1} + (1 - decay) g_t^2          `nu` in the state
     m_t = decay m_{t-1} + (1 - decay) g_t            `mu`, centered only
-    u_t = g_t / sqrt(v_t - m_t^2 + eps)              Optax, Keras, TensorFlow; without m_t unless centered
+    u_t = g_t / sqrt(v_t - m_t^2 + eps)              Optax, Keras, TensorFlow; m_t if centered
     u_t = g_t / (sqrt(v_t - m_t^2) + eps)            torch: `eps_in_sqrt=False`
 
 g is the gradient. With `bias_correction`, v and m are divided by 1 - decay^t first; the count is then in the state.

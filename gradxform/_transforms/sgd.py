@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, plain, with heavy-ball momentum, or with Nesterov's look ahead.
+"""SGD: stochastic gradient descent, plain, with heavy-ball momentum, or with Nesterov's look ahead.
 
     b_t = decay b_{t-1} + (1 - dampening) g_t        `trace` in the state
     u_t = b_t                                        heavy ball

@@ -1,7 +1,8 @@
 """Trust ratios: each layer's step in proportion to its weights. LARS is that for momentum SGD, LAMB for Adam.
 
+    u = m_hat / (sqrt(v_hat) + eps) + weight_decay p         in LAMB
     r = trust_coefficient phi(|p|) / (|u| + eps)             a number for each array; 1 if a norm is 0
-    u_t = r u                                                LAMB: u = m_hat / (sqrt(v_hat) + eps) + weight_decay p
+    u_t = r u
 
 p is the parameter, u what the links before made of the gradient, |.| the Euclidean norm of an array, phi the identity
 or a bound. LARS as published has the sum of norms below, `r = c |p| / (|g| + weight_decay |p|)`, and scales

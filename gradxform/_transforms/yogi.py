@@ -1,7 +1,7 @@
 """Yogi: Adam whose second moment falls by steps, not in proportion, so that it cannot forget in a hurry.
 
-    m_t = b1 m_{t-1} + (1 - b1) g_t                                  `mu` in the state
-    v_t = v_{t-1} - (1 - b2) sign(v_{t-1} - g_t^2) g_t^2             `nu`, starts at a small positive number
+    m_t = b1 m_{t-1} + (1 - b1) g_t                         `mu` in the state
+    v_t = v_{t-1} - (1 - b2) sign(v_{t-1} - g_t^2) g_t^2    `nu`, at first small and positive
     u_t = m_hat_t / (sqrt(v_hat_t + eps_root) + eps)
 
 g is the gradient. Adam's v moves by (1 - b2)(v - g^2), Yogi's by (1 - b2) g^2 towards g^2, however far that is.

@@ -48,8 +48,10 @@ class Description:
     @property
     def unknown(self) -> tuple[str, ...]:
         """What cannot be known of links that are somebody else's functions, a line each."""
+        told = {link.address for link in self.foreign if link.leaves is not None}
         return tuple(
-            f"not known of {address}: which leaves it takes, what it needs, its reach, whether it turns the sign"
+            f"not known of {address}: {'' if address in told else 'which leaves it takes, '}what it needs, its reach, "
+            "whether it turns the sign"
             for address in dict.fromkeys(link.address for link in self.foreign)
         )
 
@@ -121,7 +123,7 @@ def describe(tx: Any, params: Any, mesh: Any = None, *, rules: Any = None) -> De
             key = (field.role, dtypes_text([array]))
             sizes[key] = sizes.get(key, 0) + size_of(array).whole
     state = tuple(StateRow(*key, size) for key, size in sizes.items() if size)
-    foreign = foreign_links(transform.plan)
+    foreign = foreign_links(transform.plan, params)
     return Description(repr(transform), known, groups(known, foreign), state, foreign)
 
 
@@ -208,7 +210,9 @@ def _summary(description: Description, split: bool) -> list[str]:
     lines = [] if split else _routes(known)
     for link in description.foreign:
         scalars = " ".join(f"{name}={value}" for name, value in link.scalars)
-        lines.append(f"{link.address}: {link.call} {scalars}".rstrip())
+        confined = link.leaves is not None and len(link.leaves) < len(known.leaves)
+        takes = f"takes {_listed(link.leaves or ()) or 'no leaf'}" if confined else ""
+        lines.append(f"{link.address}: {'; '.join(filter(None, (f'{link.call} {scalars}'.rstrip(), takes)))}")
     lines += description.unknown
     if known.frozen:
         lines.append(f"frozen: {_listed(known.frozen)}")
@@ -219,9 +223,9 @@ def _summary(description: Description, split: bool) -> list[str]:
     if known.devices > 1:
         lines.append(_shares(known))
     if known.uphill:
-        which = "this" if len(known.uphill) == len(known.leaves) else _listed(known.uphill)
+        which = "" if len(known.uphill) == len(known.leaves) else f" for {_listed(known.uphill)}"
         lines.append(
-            f"WARNING: {which} ends uphill: no link turns the sign, so adding the updates climbs; "
+            f"WARNING: this ends uphill{which}: no link turns the sign, so adding the updates climbs; "
             "end with gx.scale_by_learning_rate(...) or a schedule"
         )
     return [*lines, *known.orders]

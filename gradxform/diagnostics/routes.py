@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from .._core.foreign import readable
 from .._core.plan import Plan
 from .._core.report import Facts, LinkRow
+from .closures import Pair, pieces
 
 #: Links whose only scalar is the rate.
 _RATES = ("scale_by_learning_rate", "scale_by_schedule")
@@ -36,17 +36,21 @@ class Group:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A link that is somebody else's pair of functions, or one link of Optax's chain.
+    """A link that is somebody else's pair of functions, or a transform in the closure of one.
 
     Attributes:
         address: of the pair in the transform.
-        call: the factory that made it, as far as its function's name tells.
+        call: the factory that made it, as far as its function's name tells, behind those that it stands in:
+            "masked/add_decayed_weights", "partition[head]/scale_by_adam".
         scalars: the numbers in its closure, by the names that its author gave them.
+        leaves: the paths of the leaves that masks and labels in the closure leave to it; None where there are none, or
+            where they cannot be asked.
     """
 
     address: str
     call: str
     scalars: tuple[tuple[str, str], ...]
+    leaves: tuple[str, ...] | None = None
 
 
 def groups(known: Facts, foreign: tuple[Foreign, ...]) -> tuple[Group, ...]:
@@ -79,14 +83,16 @@ def _told(rows: list[LinkRow], open_ended: bool, wanted: Any) -> str:
     return ", ".join([*values, "?"] if open_ended else values) or "-"
 
 
-def foreign_links(plan: Plan) -> tuple[Foreign, ...]:
+def foreign_links(plan: Plan, params: Any) -> tuple[Foreign, ...]:
     """Every link that is a pair of functions, inside of wrappers too, with what its closure shows."""
     found: list[Foreign] = []
     for link in plan.flat:
         if link.foreign and link.whole is not None:
-            for call, scalars in readable(getattr(link.whole, "update_fn", None)):
-                texts = tuple((name, _text(value)) for name, value in scalars.items())
-                found.append(Foreign(link.address, call, texts))
+            asked = None if link.selectors else params  # a mask around it hands it another tree
+            pair = Pair(getattr(link.whole, "init_fn", None), getattr(link.whole, "update_fn", None))
+            for piece in pieces(pair, asked):
+                texts = tuple((name, _text(value)) for name, value in piece.scalars.items())
+                found.append(Foreign(link.address, piece.call, texts, piece.leaves))
     return tuple(found)
 
 
@@ -95,4 +101,5 @@ def _text(value: Any) -> str:
         return str(value)
     if isinstance(value, int | float):
         return f"{value:g}"
+    value = getattr(value, "schedule_fn", value)  # as Optax's injected schedules keep theirs
     return f"a function of the count ({getattr(value, '__qualname__', type(value).__name__).split('.')[0]})"

@@ -49,7 +49,18 @@ def temporary(
     with warnings.catch_warnings(), nullcontext() if mesh is None else compat.on_mesh(mesh.abstract_mesh):
         # What could not be donated is part of the answer.
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-        known: Any = compiled.lower(params, state, grads, arrays).compile().memory_analysis()
+        try:
+            lowered = compiled.lower(params, state, grads, arrays)
+        except TypeError as problem:  # of somebody's function, whose needs nobody has declared
+            if "missing" not in str(problem):
+                raise
+            raise ValueError(
+                say(
+                    f"gx.memory(step=...): the update of {tx!r} says: {problem}",
+                    "pass what it needs: step={'value': ...}, arrays, shapes or functions",
+                )
+            ) from problem
+        known: Any = lowered.compile().memory_analysis()
     if known is None:
         return None
     return int(known.temp_size_in_bytes + max(0, known.output_size_in_bytes - known.alias_size_in_bytes))

@@ -13,12 +13,10 @@ def from_optax(state: Any, tx: Any, params: Any, *, made_by: Any = None) -> tupl
     Where an algorithm is the same, so is its state, and nothing has to be moved: `gx.adamw` takes the state of
     `optax.adamw` as it is. This is for what has another form here:
 
-    | saved by | goes on in |
-    |---|---|
-    | `optax.MultiSteps` | `gx.accumulate`: an open window goes on, its mean as a sum of equal weights |
-    | `optax.apply_if_finite` | `gx.guard`: what was skipped in all and in a row |
-    | `optax.inject_hyperparams` | `gx.tunable`: the numbers of the names that are tuned; the count of its schedules |
-    | `optax.partition`, `multi_transform`, `masked` | `gx.param_groups`, masks: by the parameters' paths |
+    - `optax.MultiSteps` goes on in `gx.accumulate`: an open window too, its mean as a sum of equal weights;
+    - `optax.apply_if_finite` in `gx.guard`: what was skipped in all and in a row;
+    - `optax.inject_hyperparams` in `gx.tunable`: the numbers of the names that are tuned, the count of its schedules;
+    - `optax.partition`, `multi_transform` and `masked` in `gx.param_groups` and masks: by the parameters' paths.
 
     In one another, in chains, and around any method, those of `optax.contrib` included. `gx.restore_into` does the
     same and goes further: it also takes over what fits only in part, and starts the rest anew. On the host, between

@@ -30,8 +30,8 @@ def test_what_goes_downhill_is_not_warned_of(name: str) -> None:
     [
         (gx.scale_by_adam(), "WARNING: this ends uphill"),
         (gx.chain(gx.sgd(0.1), gx.scale(-1.0)), "WARNING: this ends uphill"),
-        (gx.masked(gx.sgd(0.1), "a"), "WARNING: b ends uphill"),
-        (gx.param_groups({"a": gx.sgd(0.1), "b": gx.scale_by_sign()}), "WARNING: b ends uphill"),
+        (gx.masked(gx.sgd(0.1), "a"), "WARNING: this ends uphill for b:"),
+        (gx.param_groups({"a": gx.sgd(0.1), "b": gx.scale_by_sign()}), "WARNING: this ends uphill for b:"),
     ],
 )
 def test_what_ends_uphill_is_named(tx: Any, words: str) -> None:
@@ -104,6 +104,48 @@ def test_of_optax_it_tells_what_closures_hold_and_what_is_not_known() -> None:
     by_hand = gx.GradientTransformation(lambda p: (), lambda u, s, p: (u, s))
     assert [link.scalars for link in gx.describe(by_hand, PARAMS).foreign] == [()]
     assert gx.describe(gx.adam(1e-3), PARAMS).unknown == ()
+
+
+def _read(tx: Any) -> dict[str, tuple[dict[str, str], tuple[str, ...] | None]]:
+    return {link.call: (dict(link.scalars), link.leaves) for link in gx.describe(tx, PARAMS).foreign}
+
+
+def test_masks_and_labels_in_closures_are_asked() -> None:
+    adam, still = optax.scale_by_adam(), optax.set_to_zero()
+    found = _read(optax.partition({"go": adam, "stay": still}, {"a": "go", "b": "stay"}))
+    assert found["partition[go]/scale_by_adam"][1] == ("a",)
+    assert found["partition[stay]/set_to_zero"] == ({}, ("b",))
+    tx = optax.partition({"go": adam, "stay": still}, {"a": "go", "b": "stay"})
+    assert "not known of transform: what it needs" in str(gx.describe(tx, PARAMS))
+    assert "transform: partition[stay]/set_to_zero; takes b" in str(gx.describe(tx, PARAMS))
+    both = optax.masked(
+        optax.masked(adam, lambda p: {"a": True, "b": False}), lambda p: {"a": True, "b": True}
+    )
+    assert _read(both)["masked/masked/scale_by_adam"][1] == ("a",)
+    assert _read(optax.adamw(0.1, mask={"a": False, "b": False}))["masked/add_decayed_weights"][1] == ()
+    assert "weight_decay=0.0001; takes no leaf" in str(
+        gx.describe(optax.adamw(0.1, mask={"a": False, "b": False}), PARAMS)
+    )
+    # A mask that is handed another tree than the parameters is not guessed at.
+    assert (
+        _read(gx.masked(optax.masked(adam, {"a": True, "b": False}), "a"))["masked/scale_by_adam"][1] is None
+    )
+
+
+def test_wrappers_of_optax_show_what_is_inside() -> None:
+    found = _read(optax.MultiSteps(optax.sgd(0.5), 4))
+    assert found["MultiSteps"][0]["every_k_schedule"] == "4"
+    assert found["MultiSteps/scale"][0] == {"step_size": "-0.5"}
+    injected, _ = _read(optax.inject_hyperparams(optax.adam)(optax.cosine_decay_schedule(1.0, 9), b1=0.8))[
+        "inject_hyperparams(adam)"
+    ]
+    assert injected["b1"] == "0.8"
+    assert injected["learning_rate"] == "a function of the count (cosine_decay_schedule)"
+    assert "apply_if_finite/scale" in _read(optax.apply_if_finite(optax.sgd(0.5), 3))
+    assert _read(optax.chain(gx.sgd(0.5), optax.scale(2.0))) == {
+        "gx.sgd(0.5)": ({}, None),
+        "scale": ({"step_size": "2"}, None),
+    }
 
 
 @pytest.mark.parametrize("name", [*DOWNHILL, "Optax", "8 bits"])

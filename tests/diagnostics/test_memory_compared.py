@@ -1,9 +1,5 @@
 """`memory` of models by name, of several transforms, and of the step itself, held against what runs really take."""
 
-import contextlib
-import gc
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +7,7 @@ import optax
 import pytest
 
 import gradxform as gx
+from benchmarks.memory import MESHED, TRANSFORMS, measured, params_on
 from gradxform.diagnostics.models import MODELS
 
 PARAMS = {"w": jnp.ones((256, 512)), "v": jnp.ones((512, 256)), "b": jnp.ones(512)}
@@ -93,62 +90,22 @@ def test_a_list_is_named_by_its_texts() -> None:
     assert len(known.reports) == 3
 
 
-MEASURED: dict[str, Any] = {
-    "adamw": gx.adamw(1e-3),
-    "momentum": gx.sgd(0.1, momentum=0.9),
-    "adafactor": gx.adafactor(1e-2, min_dim_size_to_factor=128),
-    "8 bits": gx.lowbit.quantized(gx.adamw(1e-3)),
-    "masked": gx.masked(gx.adam(1e-3), "w"),
-    "muon": gx.muon(1e-2),
-}
+_QUICK = [("adamw", "one device"), ("adamw, 8 bits", "one device")]
+_CASES = [(name, "one device") for name in TRANSFORMS]
+_CASES += [(name, "eight devices") for name in TRANSFORMS | MESHED]
 
 
-def _live() -> int:
-    """Bytes of all buffers on the first device; an array and its shards share theirs."""
-    gc.collect()
-    first, found = jax.devices()[0], dict[int, int]()
-    for x in jax.live_arrays():
-        for shard in x.addressable_shards:
-            if shard.device == first and shard.data.nbytes:
-                found[shard.data.unsafe_buffer_pointer()] = shard.data.nbytes
-    return sum(found.values())
-
-
-def _run(tx: Any, params: Any, layout: Any) -> tuple[int, Any]:
-    """A real step of somebody's own: the growth of what lives on the first device, and XLA's account of it."""
-
-    def step(params: Any, state: Any, grads: Any) -> Any:
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    before = _live()
-    params = jax.tree.map(jnp.copy, params)
-    grads = jax.tree.map(jnp.copy, params)
-    state = tx.init(params) if layout is None else gx.sharding.init_sharded(tx, params)
-    out = None if layout is None else jax.tree.map(lambda x: x.sharding, (params, state))
-    with contextlib.nullcontext() if layout is None else jax.set_mesh(layout):
-        run = jax.jit(step, donate_argnums=(0, 1), out_shardings=out).lower(params, state, grads).compile()
-        params, state = run(params, state, grads)
-    grown = _live() - before
-    return grown, run.memory_analysis()
-
-
-@pytest.mark.parametrize("where", ["one device", pytest.param("eight devices", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "name", [n if n in ("adamw", "8 bits") else pytest.param(n, marks=pytest.mark.slow) for n in MEASURED]
+    ("name", "where"),
+    [case if case in _QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in _CASES],
 )
 def test_predicted_is_measured(name: str, where: str) -> None:
-    params, mesh = PARAMS, None
-    if where == "eight devices":
-        mesh = jax.make_mesh((4, 2), ("data", "model"))
-        spec = {"w": jax.P("data", "model"), "v": jax.P("model", "data"), "b": jax.P()}
-        params = jax.device_put(PARAMS, {k: jax.NamedSharding(mesh, p) for k, p in spec.items()})
-    grown, measured = _run(MEASURED[name], params, mesh)
-    known = gx.memory(MEASURED[name], params, step=True)
-    assert known.device_bytes == pytest.approx(grown, rel=0.02)
-    assert known.device_bytes == pytest.approx(measured.argument_size_in_bytes, rel=0.02)
-    peak = measured.argument_size_in_bytes + measured.output_size_in_bytes - measured.alias_size_in_bytes
-    assert known.peak_bytes == pytest.approx(peak + measured.temp_size_in_bytes, rel=0.02)
+    mesh = jax.make_mesh((4, 2), ("data", "model")) if where == "eight devices" else None
+    tx = (TRANSFORMS | MESHED)[name]
+    known, real = gx.memory(tx, params_on(mesh), step=True), measured(tx, mesh)
+    assert known.device_bytes == pytest.approx(real.live, rel=0.02)
+    assert known.device_bytes == pytest.approx(real.arguments, rel=0.02)
+    assert known.peak_bytes == pytest.approx(real.peak, rel=0.02)
     assert known.backend == jax.default_backend()
     assert f"XLA compiles it ({known.backend}) takes" in str(known)
 
@@ -168,6 +125,12 @@ def test_the_step_may_need_more_and_has_odd_leaves() -> None:
 
 def test_refusals_say_what_to_do() -> None:
     adam = gx.adam(1e-3)
+    plateau = optax.contrib.reduce_on_plateau()
+    with pytest.raises(
+        ValueError, match=r"says: .*missing .*'value'\n  pass what it needs: step=\{'value': \.\.\.\}"
+    ):
+        gx.memory(gx.chain(adam, plateau), PARAMS, step=True)
+    assert gx.memory(gx.chain(adam, plateau), PARAMS, step={"value": jnp.zeros(())}).temporary is not None
     with pytest.raises(ValueError, match=r"no model is called '9b'\n  known are 124m, 125m, .*405b"):
         gx.memory(adam, "9b")
     with pytest.raises(ValueError, match="wanted at least one parameter, got 0"):

@@ -235,6 +235,16 @@ def test_the_others_run(name, tmp_path):
     assert re.search(r"\d", run(name, *arguments))
 
 
+@pytest.mark.slow
+def test_keras_fits_with_a_transform_and_goes_on_after_loading():
+    out = run("keras_fit.py")
+    losses = [float(x) for x in re.findall(r"\d\.\d{4}", out.splitlines()[0])]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.7 * losses[0]
+    assert "with the same bits: True" in out
+    assert "within 1e-5: True" in out
+
+
 @pytest.mark.parametrize("name", ["nnx_loop.py", "equinox_loop.py"])
 def test_the_loops_stay_short(name):
     assert len((EXAMPLES / name).read_text().splitlines()) <= 60

@@ -39,14 +39,17 @@ ROLES = {
     "Residual",
     "SecondMoment",
 }
-# Records: what a rule sees, or what an executor is handed. The examples of the lifts and of `two_float` show them.
+# Records: what a rule sees, or what an executor is handed; and an error. The examples of the lifts, of `two_float` and
+# of `load` show them.
 RECORDS = {
     "Buckets",
+    "CheckpointError",
     "Context",
     "Decay",
     "Executor",
     "Law",
     "Leaf",
+    "Loaded",
     "Quantized",
     "Restored",
     "RestoredLeaf",

@@ -38,6 +38,7 @@ FOREIGN = {
     "hypothesis": "testing",
     "click": "cli",
     "rich": "cli",
+    "safetensors": "interop",
     "torch": None,
     "flax": "cli",  # checkpoints are converted in its form; the library itself never imports it
     "equinox": None,
