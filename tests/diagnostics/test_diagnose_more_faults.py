@@ -9,8 +9,18 @@ import optax
 import pytest
 
 import gradxform as gx
-from tests.diagnostics.other_runs import classes, classes_loss, dense, line, line_loss, line_start, run, words
-from tests.diagnostics.other_runs import words_loss, words_start
+from tests.diagnostics.other_runs import (
+    classes,
+    classes_loss,
+    dense,
+    line,
+    line_loss,
+    line_start,
+    run,
+    words,
+    words_loss,
+    words_start,
+)
 from tests.diagnostics.sick_runs import rules, train
 
 
@@ -30,24 +40,26 @@ def found(history: Any, rule: str, tx: Any = None) -> Any:
 @pytest.mark.parametrize(
     ("tx", "reading"),
     [
-        (gx.muon(3.0), "loss"),
+        (gx.muon(3.0), "cosine"),
         pytest.param(gx.lion(1.0), "loss", marks=pytest.mark.slow),
         (gx.rmsprop(0.5), "loss from step to step, correlation"),
-        pytest.param(gx.adam(1.0), "cosine", marks=pytest.mark.slow),
     ],
-    ids=["muon", "lion", "rmsprop", "adam on words"],
+    ids=["muon", "lion", "rmsprop"],
 )
 def test_weights_that_jump_about_to_the_end(tx: Any, reading: str):
-    if reading == "cosine":
-        history = run(tx, words_loss, words_start(0), words(0, 300, 64))
-    else:
-        history = train(gx.probe(tx), 200)
+    history = train(gx.probe(tx), 200)
     finding = found(history, "late-oscillation")
     assert finding.reading == reading
     assert finding.step in range(90, 160)
     assert "3 to 10" in finding.change
-    if reading != "cosine":  # the loss alone shows it
+    if reading.startswith("loss"):  # two of the four figures need no probe
         assert rules({"loss": history["loss"]}) == ["late-oscillation"]
+
+
+@pytest.mark.slow
+def test_weights_that_jump_about_in_a_model_of_words():
+    history = run(gx.adam(1.0), words_loss, words_start(0), words(0, 300, 64))
+    assert found(history, "late-oscillation").reading == "cosine"
 
 
 def test_each_figure_of_a_rough_run_alone():
@@ -61,9 +73,9 @@ def test_each_figure_of_a_rough_run_alone():
     assert found({"loss": loss, **quiet, **strides}, "late-oscillation").figure == pytest.approx(0.2)
     # It has learned: what it does at the bottom is its own affair.
     assert not rules({"loss": np.r_[20.0, loss[1:]], **quiet, **against, **strides})
-    swing = np.exp(0.5 * random.normal(size=200) + 0.8 * (-1.0) ** np.arange(200))
-    swing[:2] = 1.0
-    assert found({"loss": np.r_[np.ones(40), swing]}, "late-oscillation").figure < -0.3
+    swing = np.exp(0.5 * random.normal(size=100) + 0.6 * (-1.0) ** np.arange(100))
+    assert found({"loss": np.r_[loss[:100], swing]}, "late-oscillation").figure < -0.4
+    assert not rules({"loss": np.r_[loss[:100], random.permutation(swing)]})  # as rough, without a memory
 
 
 def test_noise_is_not_rough_whatever_its_size():
@@ -82,8 +94,8 @@ def test_what_was_won_and_lost_again():
     finding = found({"loss": history["loss"]}, "loss-rises-again")
     assert 100 < int(finding.change.split("step ")[1].split(" ")[0]) <= 150
     down = 2.0 * np.exp(-np.arange(300) / 60) + 0.05
-    assert rules({"loss": np.r_[down, down[:180:-1]]}) == []  # in the first tenth it was more than twice as high
-    assert rules({"loss": np.r_[down, down[:60:-1]]}) == ["loss-rises-again"]
+    assert rules({"loss": np.r_[down, down[:180:-1]]}) == []  # most of what was won is kept
+    assert rules({"loss": np.r_[down, down[::-1]]}) == ["loss-rises-again"]
     random = np.random.default_rng(0)
     assert not any(rules({"loss": down + 0.3 * random.normal(size=300) ** 2}) for _ in range(50))
 
@@ -123,7 +135,9 @@ def test_a_guard_that_skips_for_ever():
     assert "empty the window" in finding.change
     steps = np.arange(400)
     assert not rules({"loss": np.ones(400), "guard/skipped": steps // 25})  # one in 25
-    every = [{"step": 10 * i, "loss": 1.0, "guard/skipped": i} for i in range(100)]  # a row stands for 10 steps
+    every = [
+        {"step": 10 * i, "loss": 1.0, "guard/skipped": i} for i in range(100)
+    ]  # a row stands for 10 steps
     assert not rules(every)
     assert rules([{**row, "guard/skipped": 5 * row["guard/skipped"]} for row in every]) == ["steps-skipped"]
 
@@ -136,8 +150,9 @@ def test_a_gradient_that_dies():
     assert not rules(alive, frozen="a")
     assert not rules({"a/grad_norm": alive["a/grad_norm"]})  # all of them: it is done
     assert not rules({**alive, "a/grad_norm": (steps % 60 == 0) * 1.0})  # a seldom one
-    high = lambda t: jnp.where((t > 60) & (t < 63), np.float32(10.0), np.float32(0.03))  # noqa: E731
-    assert "gradient-dies" in rules(deep(gx.sgd(high), 200))
+    high = lambda t: jnp.where((t > 60) & (t < 63), np.float32(100.0), np.float32(0.03))  # noqa: E731
+    history = run(gx.sgd(high), classes_loss, dense(0, 16, 8, 8, 10), classes(0, 200, 32))
+    assert {"gradient-spikes", "gradient-dies"} <= set(rules(history))
 
 
 # ---------------------------------------------------------------------------------------------- second moments
@@ -157,19 +172,28 @@ def in_16_bits(tx: Any, dtype: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def every_fourth(tx: Any) -> Any:
+    return optax.MultiSteps(tx, 4).gradient_transformation()
+
+
+def at_once(tx: Any) -> Any:
+    return tx
+
+
 KEEPS = {
-    "amsgrad": optax.amsgrad(1e-3),
-    "adam": optax.adam(1e-3),
-    "accumulated": optax.MultiSteps(optax.adam(1e-3), 4).gradient_transformation(),
+    "amsgrad": (optax.amsgrad(1e-3), at_once),
+    "adam": (optax.adam(1e-3), at_once),
+    "accumulated": (optax.adam(1e-3), every_fourth),
 }
 
 
 @pytest.mark.parametrize("name", KEEPS)
 def test_a_second_moment_in_bfloat16_does_not_fall(name: str):
-    finding = found([], "second-moment-keeps", in_16_bits(KEEPS[name], jnp.bfloat16))
+    tx, around = KEEPS[name]
+    finding = found([], "second-moment-keeps", around(in_16_bits(tx, jnp.bfloat16)))
     assert "bfloat16" in finding.what
     assert "float32" in finding.change
-    assert not rules([], KEEPS[name])
+    assert not rules([], around(tx))
 
 
 def test_second_moments_that_fall():
@@ -190,10 +214,9 @@ def test_amsgrad_in_bfloat16_on_words_where_some_weights_always_move():
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("decay", [0.9, 0.99])
 def test_rmsprop_is_without_correction_as_it_is_meant(decay: float, centered: bool):
-    tx = gx.probe(optax.rmsprop(1e-3, decay=decay, centered=centered))
-    history = run(tx.inner if hasattr(tx, "inner") else optax.rmsprop(1e-3, decay=decay, centered=centered),
-                  line_loss, line_start(), line(0, 60, 16, 0.5))  # fmt: skip
-    diagnosis = gx.diagnose(history, tx)
+    tx = optax.rmsprop(1e-3, decay=decay, centered=centered)
+    history = run(tx, line_loss, line_start(), line(0, 60, 16, 0.5))
+    diagnosis = gx.diagnose(history, gx.probe(tx))
     assert "no-bias-correction" in diagnosis.tried
     assert not diagnosis.findings
 

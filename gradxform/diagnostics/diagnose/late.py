@@ -33,10 +33,8 @@ def rough(case: Case) -> list[Finding]:
     if np.median(late) <= WON * loss[0]:  # what has learned so much is not thrown about
         return []
     found = _thrown(case.run, rows, loss) or _against(case.run) or _memory(case.run, rows[half:], late)
-    if found is None and not (
-        case.run.has("param_norm") and strong(case)
-    ):  # any step is large for weights that shrank
-        found = _strides(case.run)
+    shrunk = case.run.has("param_norm") and strong(case)  # any step is large for weights that shrank
+    found = found or (None if shrunk else _strides(case.run))
     return [found] if found else []
 
 
@@ -49,14 +47,11 @@ def _thrown(run: Run, rows: np.ndarray, loss: np.ndarray) -> Finding | None:
     """First steps that throw the weights so far away that they never come back to where they were."""
     late = loss[len(loss) // 2 :]
     usual, least = float(np.median(late)), float(late.min())
-    logs = np.log(np.maximum(late, 1e-30))
-    far = float(np.exp(2.5 * logs.std()))
-    if (
-        loss[0] <= 0
-        or least <= loss[0]
-        or usual <= max(1.5, far) * loss[0]
-        or np.median(loss[:12]) <= 1.5 * loss[0]
-    ):
+    spread = float(np.log(np.maximum(late, 1e-30)).std())
+    if loss[0] <= 0 or spread > 1:  # of a batch of one point any loss may be small, the first one too
+        return None
+    bound = max(1.5, float(np.exp(3.5 * spread))) * float(loss[0])
+    if least <= loss[0] or usual <= bound or np.median(loss[:12]) <= 1.5 * loss[0]:
         return None
     what = f"the first steps throw the loss up from {loss[0]:.4g}, and it never comes back: it is {usual:.4g} later"
     return Finding(
@@ -65,8 +60,8 @@ def _thrown(run: Run, rows: np.ndarray, loss: np.ndarray) -> Finding | None:
         "loss",
         run.step(rows[len(loss) // 2]),
         usual,
-        max(1.5, far) * float(loss[0]),
-        "the first loss, times 1.5 or two and a half deviations of the later ones; none of them is below the first",
+        bound,
+        "the first loss, times 1.5 or three and a half deviations of the later ones; none of them is below the first",
         _LOWER,
     )
 
@@ -115,7 +110,7 @@ def _memory(run: Run, rows: np.ndarray, loss: np.ndarray) -> Finding | None:
     if rest.std() < 0.3:
         return None
     alike = float(np.corrcoef(rest[:-1], rest[1:])[0, 1])
-    bound = max(0.3, 3.5 / np.sqrt(len(loss)))
+    bound = max(0.3, 4 / np.sqrt(len(loss)))
     if abs(alike) < bound:
         return None
     how = "as it was at the step before" if alike > 0 else "the opposite of what it was at the step before"
@@ -143,7 +138,7 @@ def rises(case: Case) -> list[Finding]:
     end = min(float(np.median(loss[-len(loss) // k :])) for k in (5, 10))
     around = loss[max(0, best - 2 * width) : best + width // 2 + 1]  # what comes behind may be the fault
     bound = least + max((start - least) / 3, 2 * noise(around), float(np.quantile(around, 0.9)) - least)
-    if best >= 0.8 * len(loss) or start - least < 4 * noise(around) or end <= bound:
+    if not 2 * width <= best < 0.8 * len(loss) or start - least < 4 * noise(around) or end <= bound:
         return []
     return [
         Finding(

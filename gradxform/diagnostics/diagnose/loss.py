@@ -113,7 +113,7 @@ def _jump(run: Run, rows: np.ndarray, loss: np.ndarray) -> Finding | None:
     base = max(float(loss[0]), float(np.median(loss)))
     top = int(np.argmax(head))
     later = float(tail.max() / max(np.median(tail), 1e-30))
-    if head[top] <= 3 * base or head[top] / base <= 2 * later or np.median(tail) > loss[0]:
+    if head[top] <= 3 * base or head[top] / base <= 3 * later or np.median(tail) > loss[0]:
         return None
     return Finding(
         "early-oscillation",
