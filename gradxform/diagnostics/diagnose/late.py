@@ -3,12 +3,10 @@
 import numpy as np
 
 from .finding import Case, Finding, rule
-from .loss import diverges, noise, oscillates
+from .loss import WON, diverges, learned, noise, oscillates
 from .run import Run
 from .weights import strong
 
-#: A loss below this share of the first one has been learned from.
-WON = 0.3
 _LOWER = "divide the learning rate by 3 to 10, or let it fall towards the end (gx.warmup_cosine)"
 
 
@@ -28,11 +26,10 @@ def rough(case: Case) -> list[Finding]:
     rows, loss = case.run.numbers("loss")
     if len(loss) < 60 or loss.min() < 0 or diverges(case) or oscillates(case):
         return []
-    half = len(loss) // 2
-    late = loss[half:]
-    if np.median(late) <= WON * loss[0]:  # what has learned so much is not thrown about
+    if learned(case.run):  # it is not thrown about
         return []
-    found = _thrown(case.run, rows, loss) or _against(case.run) or _memory(case.run, rows[half:], late)
+    half = len(loss) // 2
+    found = _thrown(case.run, rows, loss) or _against(case.run) or _memory(case.run, rows[half:], loss[half:])
     shrunk = case.run.has("param_norm") and strong(case)  # any step is large for weights that shrank
     found = found or (None if shrunk else _strides(case.run))
     return [found] if found else []

@@ -6,6 +6,16 @@ from .finding import Case, Finding, rule
 from .run import Run
 
 
+#: A loss below this share of the first one has been learned from.
+WON = 0.3
+
+
+def learned(run: Run) -> bool:
+    """Whether the loss of the second half is well below the first one."""
+    _, loss = run.numbers("loss") if run.has("loss") else (None, np.zeros(0))
+    return len(loss) >= 10 and loss.min() >= 0 and float(np.median(loss[len(loss) // 2 :])) <= WON * loss[0]
+
+
 def _ends(loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first and the last tenth of a series, at least three of each."""
     n = max(3, len(loss) // 10)
@@ -164,7 +174,8 @@ def spikes(case: Case) -> list[Finding]:
         bound = middle * max(10.0, float(np.exp(min(6 * spread, 50.0))))
         # A run that leaves a plateau has large gradients from then on: a spike is over after a few steps.
         after = norms[i + 1 : i + 6]
-        if norms[i] > bound and norms[i] > before.max() * 2 and len(after) and after.min() < bound / 2:
+        alone = norms[i] > before.max() * 2 and len(after) > 0 and after.min() < bound / 2
+        if norms[i] > bound and alone and (norms[i] > 50 * middle or _felt(run, rows[i])):
             found.append((i, float(norms[i]), bound))
     if not found:
         return []
@@ -178,10 +189,22 @@ def spikes(case: Case) -> list[Finding]:
             run.step(rows[i]),
             norm,
             bound,
-            "10 times the median of the 50 steps before, or 6 deviations of its logarithm if that is more",
+            "10 times the median of the 50 steps before, or 6 deviations of its logarithm if that is more; below 50 times "
+            "only where the loss shows it too",
             "put gx.clip_by_global_norm(1.0) in front, or skip such steps with gx.guard(tx, spike=6.0)",
         )
     ]
+
+
+def _felt(run: Run, row: int) -> bool:
+    """Whether the loss leaves its usual range with a gradient, or within three steps: rare batches of a model that has
+    learned have gradients 30 times as large as the rest, and do no harm.
+    """
+    if not run.has("loss"):
+        return True
+    before, after = (run.columns["loss"].values[part] for part in (slice(max(0, row - 50), row), slice(row, row + 4)))
+    before = before[np.isfinite(before)]
+    return len(before) < 5 or not bool((after <= before.mean() + 4 * before.std()).all())
 
 
 def _held(run: Run) -> np.ndarray:

@@ -4,6 +4,7 @@ import numpy as np
 
 from ..._core.tree import matches
 from .finding import Case, Finding, rule
+from .loss import learned
 from .run import Run
 
 
@@ -12,7 +13,8 @@ def unmoved(case: Case) -> list[Finding]:
     """Updates below half of what the dtype of the weights can tell apart."""
     rows, share = case.run.numbers("unmoved")
     half = share[len(share) // 2 :]
-    if len(half) < 5 or _any_link(case, "exact_master") or np.median(half) < 0.5:
+    bound = 0.9 if learned(case.run) else 0.5
+    if len(half) < 5 or _any_link(case, "exact_master") or np.median(half) < bound:
         return []
     at = len(share) - len(half) + int(np.argmax(half >= np.median(half)))
     return [
@@ -22,9 +24,9 @@ def unmoved(case: Case) -> list[Finding]:
             "unmoved",
             case.run.step(rows[at]),
             float(share[at]),
-            0.5,
-            "in the second half of the run more than every other update is below half an ulp of its weight, "
-            "1/256 to 1/512 of it in bfloat16, and is rounded away",
+            bound,
+            f"in the second half of the run more than {10 * bound:.0f} of 10 updates are below half an ulp of their weight, "
+            "1/256 to 1/512 of it in bfloat16, and are rounded away; 9 of 10 if the loss has fallen below 30 %",
             "keep exact weights behind the 16-bit ones with gx.lowbit.exact_master(tx), or raise the rate 4-fold",
         )
     ]
