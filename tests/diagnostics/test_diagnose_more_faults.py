@@ -115,6 +115,43 @@ def test_a_schedule_that_ends_long_before_the_run():
     assert not rules(cut)
 
 
+def test_a_warmup_longer_than_the_run():
+    slow = lambda t: np.float32(3e-9) * t.astype(np.float32)  # noqa: E731
+    history = deep(gx.adam(slow), 250)
+    finding = found(history, "rate-still-rises")
+    assert (finding.reading, finding.step) == ("learning_rate", 249)
+    assert finding.figure > finding.threshold
+    assert rules({"learning_rate": history["learning_rate"], "loss": history["loss"]}) == ["rate-still-rises"]
+    learns = {**history, "loss": history["loss"] * np.linspace(1, 0.5, 250)}
+    assert not rules(learns)  # a look into a warmup that works
+    arrived = {
+        **history,
+        "learning_rate": np.minimum(history["learning_rate"], history["learning_rate"][100]),
+    }
+    assert not rules(arrived)
+
+
+def test_weights_that_are_carried_away():
+    steps = np.arange(300)
+    random = np.random.default_rng(0)
+    far = {
+        "loss": 3 + 0.1 * random.normal(size=300),
+        "param_norm": 10 + 0.5 * steps,
+        "update_norm": np.full(300, 1.0),
+    }
+    finding = found(far, "weights-run-away")
+    assert (finding.reading, finding.step) == ("param_norm", 60)
+    assert not rules({**far, "loss": far["loss"] * np.linspace(1, 0.5, 300)})  # they had to grow
+    assert not rules({**far, "param_norm": 0.2 + 0.5 * steps})  # a start at next to nothing
+    assert not rules({**far, "param_norm": 10 + 0.05 * steps})
+    assert not rules({**far, "update_norm": np.full(300, 0.1)})  # a long way in small steps
+
+
+def test_a_rate_that_grows_and_carries_the_weights_away():
+    grows = lambda t: np.float32(3e-3) * jnp.exp(t.astype(np.float32) / 40)  # noqa: E731
+    assert {"rate-still-rises", "weights-run-away"} <= set(rules(deep(gx.adam(grows), 300)))
+
+
 def test_what_stands_still_for_other_reasons():
     steps = np.arange(200)
     pauses = {"update_norm": (steps % 40 == 0) * 1.0, "grad_norm": np.ones(200)}

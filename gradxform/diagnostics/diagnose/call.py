@@ -12,13 +12,14 @@ from . import (
     loss as _loss,
     moments as _moments,
     numbers as _numbers,
+    rate as _rate,
     transform as _transform,
     weights as _weights,
 )
 from .finding import RULES, Case, Finding
 from .run import read_run
 
-del _late, _loss, _moments, _numbers, _transform, _weights  # imported for their rules
+del _late, _loss, _moments, _numbers, _rate, _transform, _weights  # imported for their rules
 
 
 @dataclass(frozen=True)

@@ -152,45 +152,6 @@ def rises(case: Case) -> list[Finding]:
     ]
 
 
-@rule("rate-ends-early", "update_norm|learning_rate", least=40)
-def ended(case: Case) -> list[Finding]:
-    """A rate that is zero for the last part of the run."""
-    run = case.run
-    reading = "learning_rate" if run.has("learning_rate") else "update_norm"
-    rows, sizes = run.numbers(reading)
-    moving = np.flatnonzero(sizes)
-    if len(moving) < 2:
-        return []
-    rest, pause = len(sizes) - 1 - int(moving[-1]), int(np.diff(moving).max()) - 1
-    if rest <= max(20, 0.1 * len(sizes), 2 * pause):  # an accumulation stands still between its steps
-        return []
-    tail = rows[moving[-1] + 1 :]
-    if (
-        run.has("grad_norm") and not (run.columns["grad_norm"].values[tail] > 0).any()
-    ):  # nothing is left to learn
-        return []
-    if any(
-        np.ptp(c.values[tail][c.finite[tail]]) > 0
-        for c in run.ending("*/skipped").values()
-        if c.finite[tail].any()
-    ):
-        return []
-    what = "learning rate" if reading == "learning_rate" else "update"
-    return [
-        Finding(
-            "rate-ends-early",
-            f"the {what} is 0 for the last {rest} of {len(sizes)} steps, while there are gradients",
-            reading,
-            run.step(tail[0]),
-            float(rest),
-            float(max(20, round(0.1 * len(sizes)), 2 * pause)),
-            "a schedule that fits ends with the run; longer than a tenth of it, or twice the longest pause before",
-            "give the schedule the number of updates of the run: an accumulation makes fewer, two counts of one step "
-            "more",
-        )
-    ]
-
-
 @rule("steps-skipped", "*/skipped", least=40)
 def skipped(case: Case) -> list[Finding]:
     """A guard or a loss scale that throws many steps away."""

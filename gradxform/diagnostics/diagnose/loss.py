@@ -5,7 +5,6 @@ import numpy as np
 from .finding import Case, Finding, rule
 from .run import Run
 
-
 #: A loss below this share of the first one has been learned from.
 WON = 0.3
 
@@ -189,8 +188,8 @@ def spikes(case: Case) -> list[Finding]:
             run.step(rows[i]),
             norm,
             bound,
-            "10 times the median of the 50 steps before, or 6 deviations of its logarithm if that is more; below 50 times "
-            "only where the loss shows it too",
+            "10 times the median of the 50 steps before, or 6 deviations of its logarithm if that is more; below "
+            "50 times only where the loss shows it too",
             "put gx.clip_by_global_norm(1.0) in front, or skip such steps with gx.guard(tx, spike=6.0)",
         )
     ]
@@ -202,7 +201,9 @@ def _felt(run: Run, row: int) -> bool:
     """
     if not run.has("loss"):
         return True
-    before, after = (run.columns["loss"].values[part] for part in (slice(max(0, row - 50), row), slice(row, row + 4)))
+    before, after = (
+        run.columns["loss"].values[part] for part in (slice(max(0, row - 50), row), slice(row, row + 4))
+    )
     before = before[np.isfinite(before)]
     return len(before) < 5 or not bool((after <= before.mean() + 4 * before.std()).all())
 

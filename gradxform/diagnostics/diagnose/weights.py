@@ -25,8 +25,8 @@ def unmoved(case: Case) -> list[Finding]:
             case.run.step(rows[at]),
             float(share[at]),
             bound,
-            f"in the second half of the run more than {10 * bound:.0f} of 10 updates are below half an ulp of their weight, "
-            "1/256 to 1/512 of it in bfloat16, and are rounded away; 9 of 10 if the loss has fallen below 30 %",
+            f"in the second half of the run more than {10 * bound:.0f} of 10 updates are below half an ulp of their "
+            "weight, 1/256 to 1/512 of it in bfloat16, and are rounded away; 9 of 10 if the loss has fallen below 30 %",
             "keep exact weights behind the 16-bit ones with gx.lowbit.exact_master(tx), or raise the rate 4-fold",
         )
     ]
