@@ -81,12 +81,14 @@ def rows_of(path: Path, call: str = "gx.diagnose") -> Iterator[Mapping[str, Any]
 
 def _lines_of_table(text: str, delimiter: str) -> Iterator[Mapping[str, Any]]:
     lines = text.splitlines()
-    if lines and delimiter not in lines[0] and ";" in lines[0]:
+    comma = bool(lines) and delimiter not in lines[0] and ";" in lines[0]
+    if comma:
         delimiter = ";"  # as spreadsheets write it where the comma is the decimal point
     for row in csv.DictReader(lines, delimiter=delimiter):
-        yield {
+        named = {
             name: cell for name, cell in row.items() if name is not None
         }  # None holds cells without a name
+        yield {name: cell.replace(",", ".") if comma and cell else cell for name, cell in named.items()}
 
 
 def _document(text: str) -> list[Any] | None:

@@ -58,6 +58,7 @@ FILES = {
     "a.csv": "\ufeff" + TABLE,
     "a.tsv": TABLE.replace(",", "\t"),
     "semicolons.csv": TABLE.replace(",", ";"),
+    "decimal commas.csv": TABLE.replace(",", ";").replace(".", ","),
     "longer rows.csv": TABLE.replace("a b\n", "a b,more,and more\n"),
     "shorter rows.csv": TABLE.replace(",\n", "\n"),
 }  # fmt: skip
