@@ -117,7 +117,12 @@ def save(path: str | os.PathLike[str], tx: Any, state: Any, params: Any = None, 
         f".{place.name}.partial"
     )  # one name: what a killed process leaves is written over
     try:
+        beside.touch()
+        mode = (
+            beside.stat().st_mode
+        )  # what the user lets others read; the library's own file would be theirs alone
         numpy.save_file(arrays, beside, metadata)
+        beside.chmod(mode)
         _to_disk(beside)
         os.replace(beside, place)
     except BaseException:
