@@ -28,6 +28,8 @@ def state_class(module: str, name: str, *fields: str) -> Any:
 WeightDecaySchedule = state_class("optax.transforms._adding", "WeightDecaySchedule", "count")
 declare_roles(WeightDecaySchedule, count=Count)
 
+#: Whose closure holds the author's function, where Optax has put its adapter for extra arguments around it.
+ADAPTER = "with_extra_args_support"
 _REACHES = ("element", "leaf", "tree")
 _DECLARED: dict[str, str] = {}
 _BOUNDS: set[str] = set()
@@ -134,7 +136,7 @@ def _maker(update: Any) -> str:
 
 def _unwrapped(update: Any) -> Any:
     """The author's function inside Optax's adapter for extra arguments."""
-    if getattr(update, "__qualname__", "").startswith("with_extra_args_support"):
+    if getattr(update, "__qualname__", "").startswith(ADAPTER):
         cells = getattr(update, "__closure__", None) or ()
         for cell in cells:
             candidate = getattr(cell.cell_contents, "update", None)

@@ -1,4 +1,4 @@
-"""Checkpoints in files: the arrays of a `.npz`, the tree of a Flax msgpack, an Orbax directory."""
+"""Checkpoints in files: `gx.interop.save`'s, the arrays of a `.npz`, a Flax msgpack, an Orbax directory."""
 
 import os
 import tempfile
@@ -12,16 +12,13 @@ import numpy as np
 
 from .._core.tree import view
 from .params import nested
+from .runs import NotCheckpoint, is_safetensors, plain, read_run
 
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib")
 
 
-class NotCheckpoint(ValueError):
-    """A path that cannot be read as a checkpoint, with the reason as its message."""
-
-
 def read_checkpoint(path: Path) -> Any:
-    """The tree of arrays in a file or directory.
+    """The tree of arrays in a file or directory, or the `Run` that a file of `gx.interop.save` is.
 
     A pickle is refused, whatever its name: reading one runs what somebody has put into it.
     """
@@ -31,6 +28,8 @@ def read_checkpoint(path: Path) -> Any:
     if path.suffix in _PICKLES or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and start[1:]):
         fact = "a pickle, which runs code when it is read"
         raise NotCheckpoint(f"{path}: {fact}; save it as .npz, with flax.serialization or with Orbax")
+    if start != b"PK" and is_safetensors(path):
+        return read_run(path)
     return _npz(path) if start == b"PK" else _msgpack(path)
 
 
@@ -94,22 +93,26 @@ def shaped(saved: Any, maker: Any, params: Any) -> Any:
         raise NotCheckpoint(f"--saved-by: the state was not made by {maker!r}: {text}") from None
 
 
+def check_out(path: Path) -> None:
+    """Raises unless a checkpoint can be written there: a form that is known, a folder, and no file."""
+    if path.suffix not in (".safetensors", ".npz", ".msgpack"):
+        raise NotCheckpoint(f"--out: {path} ends neither with .safetensors nor .npz nor .msgpack")
+    if path.exists():
+        raise NotCheckpoint(f"--out: {path} is there already; name another file")
+    if not path.parent.is_dir():
+        raise NotCheckpoint(f"--out: there is no folder {path.parent}")
+
+
 def write_checkpoint(path: Path, tree: Any) -> None:
     """Writes a tree in the form of `flax.serialization`, as a `.npz` with slashes in its names or as a msgpack.
 
     The file is there whole or not at all, and one that is there already is left as it is.
     """
-    if path.suffix not in (".npz", ".msgpack"):
-        raise NotCheckpoint(f"--out: {path} ends neither with .npz nor with .msgpack")
-    if path.exists():
-        raise NotCheckpoint(f"--out: {path} is there already; name another file")
-    if not path.parent.is_dir():
-        raise NotCheckpoint(f"--out: there is no folder {path.parent}")
     try:
         from flax import serialization
     except ImportError:
         raise NotCheckpoint("--out: states are written with Flax: pip install flax") from None
-    named = serialization.to_state_dict(tree)
+    named = serialization.to_state_dict(plain(tree))
     handle, name = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -128,6 +131,7 @@ def _flat(path: Path, tree: Any) -> dict[str, Any]:
     rows = view(tree)
     arrays = {name: np.asarray(x) for name, x in zip(rows.paths, rows.places, strict=True)}
     for name, x in arrays.items():
-        if x.dtype.kind == "V":
-            raise NotCheckpoint(f"--out: {path}: .npz has no {x.dtype} ({name}); write a .msgpack")
+        if x.dtype.kind in "VO":
+            what = None if x.dtype.kind == "O" else x.dtype
+            raise NotCheckpoint(f"--out: {path}: .npz has no {what} ({name}); write a .msgpack")
     return arrays

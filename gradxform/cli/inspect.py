@@ -14,6 +14,7 @@ from .._core.tree import is_absent, view
 from ..interop.reading import Reader, join
 from .checkpoint import NotCheckpoint, read_checkpoint
 from .output import table
+from .runs import Run
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Row:
 def inspect(checkpoint: Path, as_json: bool) -> None:
     """Show every array in CHECKPOINT by path: what it means, its size, and how many numbers are not finite.
 
-    CHECKPOINT is a .npz file, a msgpack of flax.serialization, or a directory of Orbax. Pickles are not read: they run
-    code. Ends with 0 if all numbers are finite, 1 if not, and 2 if it cannot be read.
+    CHECKPOINT is a file of gx.interop.save or any other .safetensors, a .npz, a msgpack of flax.serialization, or a
+    directory of Orbax. Pickles are not read: they run code. Ends with 0 if all numbers are finite, 1 if not, and 2 if
+    it cannot be read.
 
     Example: gradxform inspect state.msgpack
     """
@@ -46,15 +48,18 @@ def inspect(checkpoint: Path, as_json: bool) -> None:
         tree = read_checkpoint(checkpoint)
     except (NotCheckpoint, OSError) as problem:
         raise click.UsageError(str(problem)) from None
-    rows = _rows(tree)
+    run = tree if isinstance(tree, Run) else None
+    rows = _rows(tree) if run is None else [_row(name, x, run.roles[name]) for name, x in run.arrays.items()]
     if not rows:
         raise click.UsageError(f"{checkpoint}: there is no array in it")
     bad = next((row.path for row in rows if row.nonfinite), None)
     if as_json:
         data = {"first_nonfinite": bad, "rows": list(map(asdict, rows))}
+        data |= {} if run is None else {"saved_by": run.manifest["text"], "extra": run.manifest["extra"]}
         click.echo(json.dumps(data, indent=1))
     else:
         _show(rows, bad)
+        click.echo("" if run is None else f"saved by {run.maker}", nl=run is not None)
     sys.exit(0 if bad is None else 1)
 
 

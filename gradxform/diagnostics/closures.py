@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 
-from .._core.foreign import makers
+from .._core.foreign import ADAPTER, makers
 from .._core.transform import Method
 from .._core.tree import is_absent, view
 
@@ -77,7 +77,7 @@ def _is_chain(tx: Any) -> bool:
 def _bare(tx: Any) -> Any:
     """What is inside of Optax's adapter for extra arguments."""
     update = getattr(tx, "update", tx)
-    if getattr(update, "__qualname__", "").startswith("with_extra_args_support"):
+    if getattr(update, "__qualname__", "").startswith(ADAPTER):
         for value in _closure(update).values():
             if hasattr(value, "update"):
                 return _bare(value)

@@ -44,6 +44,10 @@ _PLAIN = frozenset(
 )
 
 
+class OfOthers(CheckpointError):
+    """The file is of the format, and another program wrote it."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What `load` found.
@@ -113,7 +117,12 @@ def save(path: str | os.PathLike[str], tx: Any, state: Any, params: Any = None, 
         f".{place.name}.partial"
     )  # one name: what a killed process leaves is written over
     try:
+        beside.touch()
+        mode = (
+            beside.stat().st_mode
+        )  # what the user lets others read; the library's own file would be theirs alone
         numpy.save_file(arrays, beside, metadata)
+        beside.chmod(mode)
         _to_disk(beside)
         os.replace(beside, place)
     except BaseException:
@@ -246,7 +255,7 @@ def _manifest(raw: bytes, who: str) -> dict[str, Any]:
     text = metadata.get(_MANIFEST)
     if text is None:
         fact = f"{who}: safetensors, but without a manifest of gradxform: another program wrote it"
-        raise CheckpointError(say(fact, "gx.restore_into takes states of others"))
+        raise OfOthers(say(fact, "gx.restore_into takes states of others"))
     if str(zlib.crc32(text.encode())) != metadata.get(_CHECKSUM):
         raise CheckpointError(f"{who}: the manifest is damaged: its checksum differs; load an older one")
     return readable(json.loads(text), who)

@@ -1,6 +1,6 @@
 """States of which arrays are kept in codes: taken over code by code where both keep them alike, as floats elsewhere."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,14 +19,16 @@ class Coded:
     arrays. Codes in a checkpoint without classes are matched as they are: what they mean is not known there.
     """
 
-    def __init__(self, started: Any, saved: Any) -> None:
+    def __init__(self, started: Any, saved: Any, rename: Callable[[str], str]) -> None:
         self.started = started
         saved = unboxed(saved) if any(map(is_packed, packed_leaves(saved))) else saved
         mine, theirs = packed_leaves(started), packed_leaves(saved)
         # One name alone (of a node that is within another one's arrays) can be in any dictionary.
-        names = [parts for parts in map(_parts, filter(is_packed, mine)) if len(parts) > 1]
+        names = [parts for parts in map(parts_of, filter(is_packed, mine)) if len(parts) > 1]
         raw = not any(map(is_packed, theirs)) and any(_is_raw(saved, parts) for parts in names)
-        self.opened = not raw and set(_written(started)) != set(_written(saved))
+        self.opened = not raw and set(_written(started)) != {
+            ((field, rename(path)), how) for (field, path), how in _written(saved)
+        }
         self.new, self.saved = (opened(started), opened(saved)) if self.opened else (started, saved)
         self._kinds = {i: x.kind for i, x in enumerate(mine) if is_packed(x)} if self.opened else {}
         self._theirs = dict[int, str]()
@@ -71,7 +73,7 @@ def _same(taken: Any, like: Any) -> bool:
     return taken is not None and getattr(taken[2], "dtype", None) == like.dtype
 
 
-def _parts(x: Any) -> set[str]:
+def parts_of(x: Any) -> set[str]:
     """The names of the arrays of a packed one."""
     return {str(path[0].name) for path, _ in jax.tree_util.tree_flatten_with_path(x)[0]}
 
@@ -83,12 +85,13 @@ def _is_raw(state: Any, names: set[str]) -> bool:
     return isinstance(state, tuple | list) and any(_is_raw(x, names) for x in state)
 
 
-def _written(state: Any) -> Iterator[tuple[Any, ...]]:
-    """Which arrays are kept in which codes: the innermost field, the path below it, the codes."""
+def _written(state: Any) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Which arrays are kept in which codes: the innermost field and the path below it, the codes."""
     for path, x in jax.tree_util.tree_flatten_with_path(state, is_leaf=is_packed)[0]:
         if is_packed(x):
-            ends = [i for i, key in enumerate(path) if isinstance(key, jax.tree_util.GetAttrKey)]
-            yield path_text(path[ends[-1] :] if ends else path), x.written
+            ends = [i + 1 for i, key in enumerate(path) if isinstance(key, jax.tree_util.GetAttrKey)]
+            start = ends[-1] if ends else 0
+            yield (path_text(path[start - 1 : start]) if ends else "", path_text(path[start:])), x.written
 
 
 def _numbers(state: Any) -> Iterator[int]:

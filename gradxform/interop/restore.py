@@ -1,8 +1,6 @@
-"""A saved state into another transform: `restore_into`, and its report of what became of every leaf."""
+"""A saved state into another transform: `restore_into`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jax
@@ -10,10 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from .._core import compat, roles
-from .._core.errors import kind, say
+from .._core.errors import check_flag, kind, say
 from .._core.numerics import cast
 from .._core.porting import ported
-from .._core.report import align
 from .._core.states import nodes
 from .._core.transform import GradientTransformation, as_transform
 from .._core.tree import is_absent, is_inexact, matches, view
@@ -21,55 +18,19 @@ from .coded import Coded
 from .matching import Found, Matcher
 from .meaning import meanings
 from .reading import Field, Node, NumberedReader, Reader, join, makers_of
-
-
-@dataclass(frozen=True)
-class RestoredLeaf:
-    """What became of one leaf.
-
-    `outcome` is "matched", "reset" or "dropped"; `address` says where it is in the new state (`adam/mu/dense/kernel`),
-    `source` where it is in the saved one, `note` why it is not matched, or what was changed about it.
-    """
-
-    outcome: str
-    address: str
-    source: str = ""
-    note: str = ""
-    #: The address without the part that is the leaf's own: lines of the table are made of it.
-    field: str = ""
-    came_from: str = ""
-
-
-@dataclass(frozen=True)
-class Restored:
-    """The report of `restore_into`: one row a leaf, as text a table."""
-
-    rows: tuple[RestoredLeaf, ...]
-
-    @cached_property
-    def matched(self) -> tuple[RestoredLeaf, ...]:
-        """The leaves of the new state that were taken over."""
-        return tuple(row for row in self.rows if row.outcome == "matched")
-
-    @cached_property
-    def reset(self) -> tuple[RestoredLeaf, ...]:
-        """The leaves of the new state that are as `tx.init` made them."""
-        return tuple(row for row in self.rows if row.outcome == "reset")
-
-    @cached_property
-    def dropped(self) -> tuple[RestoredLeaf, ...]:
-        """The leaves of the saved state for which there is no place."""
-        return tuple(row for row in self.rows if row.outcome == "dropped")
-
-    def __str__(self) -> str:
-        counts = ", ".join(f"{name} {len(getattr(self, name))}" for name in ("matched", "reset", "dropped"))
-        return "\n".join([counts, *_table(self.rows)])
-
-    __repr__ = __str__
+from .renaming import Renaming
+from .restored import Restored as Restored, RestoredLeaf as RestoredLeaf
 
 
 def restore_into(
-    tx: Any, params: Any, saved_state: Any, *, fresh: Any = None, saved_by: Any = None
+    tx: Any,
+    params: Any,
+    saved_state: Any,
+    *,
+    fresh: Any = None,
+    saved_by: Any = None,
+    renamed: Any = None,
+    dry_run: bool = False,
 ) -> tuple[Any, Restored]:
     """The state of `tx` for these parameters, with what means the same taken over from the state of another run.
 
@@ -95,15 +56,19 @@ def restore_into(
         saved_by: the transform that made `saved_state`, where its classes do not say it: Adamax and Yogi keep in Adam's
             state class (as in Optax) a second moment that is another. Without it a state of this class is taken for one
             of the method that goes on. Inside of Optax's wrappers, but for its chain, it is not looked into.
+        renamed: parameters that were called otherwise, as a dictionary of globs on their saved paths and what takes
+            their place: `{"dense_*/kernel": "layers/*/w"}`. Each `*` stands for what the pattern's took. All are
+            renamed at once; of patterns that take one path the first decides.
+        dry_run: whether only to say what would be done. No array is made; `params` may be shapes.
 
     Returns:
         `(state, report)`: the structure, shapes and dtypes of `tx.init(params)`, and a `Restored`, which prints as a
         table and has a row for each leaf of either state. Saved arrays are taken over, not copied: do not use
-        `saved_state` after a step that donates the new one.
+        `saved_state` after a step that donates the new one. With `dry_run` the state is shapes.
 
     Raises:
         TypeError, ValueError: for something that is no state, such as a transform, a training loop's object, the
-            parameters.
+            parameters; for a pattern of `fresh` or `renamed` that takes nothing; for two parameters of one new name.
 
     Example:
         >>> import jax.numpy as jnp
@@ -121,9 +86,33 @@ def restore_into(
         True
     """
     transform = as_transform(tx, "gx.restore_into(tx)")
+    check_flag("gx.restore_into", "dry_run", dry_run)
     _check(params, saved_state)
+    names = Renaming(renamed)
+    if not dry_run:
+        return _restored(transform, params, saved_state, fresh, saved_by, names)
+    found: list[Restored] = []
+    saved = ported(saved_state, jax.eval_shape(transform.init, params))  # counts stay numbers
+
+    def run(params: Any) -> Any:
+        state, report = _restored(transform, params, saved, fresh, saved_by, names)
+        found.append(report)
+        return state
+
+    shapes = jax.eval_shape(run, params)
+    return shapes, found[0]
+
+
+def _restored(
+    transform: GradientTransformation,
+    params: Any,
+    saved_state: Any,
+    fresh: Any,
+    saved_by: Any,
+    names: Renaming,
+) -> tuple[Any, Restored]:
     fresh_state = transform.init(params)
-    coded = Coded(fresh_state, ported(saved_state, fresh_state))
+    coded = Coded(fresh_state, ported(saved_state, fresh_state), names)
     leaves, treedef = jax.tree.flatten(coded.new)
     leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]
     numbered = treedef.unflatten(range(len(leaves)))
@@ -145,13 +134,17 @@ def restore_into(
     )
     if made:
         _recognise(saved.nodes, {node.path: node for node in made})
+    names.apply(saved.nodes, (fresh_state, saved_state))
     matcher = Matcher(new.nodes, saved.nodes, new.form)
     decided = matcher.run()
     if fresh is not None:
         _start_anew(new.nodes, decided, fresh)
     matcher.settle(decided)
     coded.settle(new.nodes, decided, leaves)
-    report = [*_new_rows(new, saved, decided, leaves, coded), *_dropped(new, saved, decided, shapes)]
+    report = [
+        *_new_rows(new, saved, decided, leaves, coded, names),
+        *_dropped(new, saved, decided, shapes, names),
+    ]
     return coded.closed(treedef.unflatten(leaves)), Restored(tuple(report))
 
 
@@ -230,7 +223,12 @@ def _start_anew(new: Sequence[Node], decided: Mapping[int, Found], fresh: Any) -
 
 
 def _new_rows(
-    new: NumberedReader, saved: Reader, decided: Mapping[int, Found], leaves: list[Any], coded: Coded
+    new: NumberedReader,
+    saved: Reader,
+    decided: Mapping[int, Found],
+    leaves: list[Any],
+    coded: Coded,
+    names: Renaming,
 ) -> list[RestoredLeaf]:
     """Puts the saved arrays into `leaves` and says what was done, one row for each leaf of the new state."""
     rows: list[RestoredLeaf] = []
@@ -253,8 +251,11 @@ def _new_rows(
                     whose = f"if it is of {node.maker.method}; else say saved_by="
                     note = f"{note}, {whose}" if note else whose
                 source = join(origin.path, name)
+                was = names.was(rest) if field.per_parameter else rest
+                if was != rest:
+                    note = "; ".join(filter(None, ("renamed", note)))
                 rows.append(
-                    RestoredLeaf("matched", join(where, rest), join(source, rest), note, where, source)
+                    RestoredLeaf("matched", join(where, rest), join(source, was), note, where, source)
                 )
     for rest, number in new.loose.items():
         taken = saved.loose.get(rest)
@@ -287,13 +288,14 @@ def _placed(value: Any, like: Any) -> tuple[Any, str]:
         note = "" if before is None or not is_inexact(like) else f"{before} to {like.dtype}"
     if not compat.is_key(array):
         array = compat.like_weak(compat.strong(array, array.dtype), like)
-    if getattr(like, "committed", False) and getattr(array, "sharding", None) != like.sharding:
+    known = not isinstance(like, compat.Tracer)  # in a dry run nothing lies anywhere
+    if known and getattr(like, "committed", False) and getattr(array, "sharding", None) != like.sharding:
         array = jax.device_put(array, like.sharding)
     return array, note
 
 
 def _dropped(
-    new: Reader, saved: Reader, decided: Mapping[int, Found], params: Mapping[str, Any]
+    new: Reader, saved: Reader, decided: Mapping[int, Found], params: Mapping[str, Any], names: Renaming
 ) -> list[RestoredLeaf]:
     """A row for each saved leaf that nobody has taken."""
     used = {
@@ -317,57 +319,13 @@ def _dropped(
                         meanings(field.name, f.name) for n in new.nodes for f in n.slots if rest in f.leaves
                     ]
                     note = next(filter(None, others), "nothing here keeps it")
-                rows.append(RestoredLeaf("dropped", "", join(where, rest), note, "", where))
+                was = names.was(rest) if field.per_parameter else rest
+                if was != rest:
+                    note = f"renamed to {rest}: {note}"
+                rows.append(RestoredLeaf("dropped", "", join(where, was), note, "", where))
     rows += [
         RestoredLeaf("dropped", "", rest, "nothing here keeps it", "", rest.rpartition("/")[0])
         for rest in saved.loose
         if rest not in new.loose
     ]
     return rows
-
-
-# ------------------------------------------------------------------------------------------------ the table
-
-
-def _table(rows: Sequence[RestoredLeaf]) -> list[str]:
-    """Rows of one field, one source and one note as one line."""
-    groups: dict[Any, list[RestoredLeaf]] = {}
-    whole: dict[Any, int] = {}
-    for row in rows:
-        groups.setdefault((row.outcome, row.field, row.came_from, row.note), []).append(row)
-        place = (row.field, "" if row.field else row.came_from)
-        whole[place] = whole.get(place, 0) + 1
-    lines = [("outcome", "field", "leaves", "from", "note")]
-    for (outcome, field, source, note), found in groups.items():
-        names = ""
-        if len(found) < whole[field, "" if field else source]:
-            paths = [(row.address or row.source).removeprefix(field or source).strip("/") for row in found]
-            names = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
-        lines.append((outcome, field, str(len(found)), source, ": ".join(filter(None, (names, note)))))
-    return align(_merged(lines), right=(2,))
-
-
-def _merged(lines: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The fields of one state of which the same is to be said as one line, `guard/*`; a field of many arrays stays."""
-    made: list[tuple[str, ...]] = [lines[0]]
-    for line in lines[1:]:
-        last, (outcome, field, leaves, source, note) = made[-1], line
-        single = outcome != "matched" or (leaves == "1" and (last[2] == "1" or last[1].endswith("*")))
-        if single and (last[0], last[4]) == (outcome, note) and _state(last) == _state(line):
-            total = str(int(last[2]) + int(leaves))
-            made[-1] = (
-                outcome,
-                *(_all(x) if i != 1 else total for i, x in enumerate((field, "", source))),
-                note,
-            )
-        else:
-            made.append(line)
-    return made
-
-
-def _state(line: tuple[str, ...]) -> tuple[str, str]:
-    return line[1].rpartition("/")[0], line[3].rpartition("/")[0]
-
-
-def _all(path: str) -> str:
-    return join(path.rpartition("/")[0], "*") if path else ""

@@ -379,6 +379,13 @@ def test_a_save_that_fails_leaves_the_file_that_was_there(
     assert path.read_bytes() == before
 
 
+def test_others_may_read_it_as_any_file_of_this_user(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    for _ in range(2):
+        path = saved(tmp_path)
+        assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_without_safetensors_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(
