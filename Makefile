@@ -2,7 +2,7 @@
 # Arguments are passed on: make test ARGS="-k adam"
 
 PYTHON ?= python3
-COMMANDS = demo test test-fast lint format types docs build readme ci bench release
+COMMANDS = demo test test-fast lint format types docs build readme ci bench check-torch release
 
 .PHONY: help $(COMMANDS)
 

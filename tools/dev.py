@@ -249,6 +249,14 @@ def laws_lowest(arguments):
     return " ".join(pins)
 
 
+def check_torch(arguments):
+    """install torch beside, and hold runs that move to it and from it against its own; arguments go to pytest"""
+    os.environ["GRADXFORM_TORCH"] = environment(["bench"], name="torch")
+    files = [os.path.join("tests", "interop", "test_torch_live.py")]
+    files += [os.path.join("tests", "examples", "test_torch_export.py")]
+    pytest(environment(["test"]), files + arguments)
+
+
 def make_test(arguments):
     """As the README says it."""
     run(*(["make", "test"] if shutil.which("make") else [sys.executable, __file__, "test"]))
@@ -302,7 +310,7 @@ def help_(arguments):
 
 
 LISTED = [demo, test, test_fast, lint, format_, types, docs, readme, bench, ci]
-LISTED += [build, check_wheel, laws_lowest, laws_elsewhere, release, help_]
+LISTED += [build, check_wheel, laws_lowest, laws_elsewhere, check_torch, release, help_]
 COMMANDS = {function.__name__.strip("_").replace("_", "-"): function for function in LISTED}
 
 

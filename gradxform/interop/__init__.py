@@ -8,3 +8,5 @@ from .manifest import (
 )
 from .optax_states import from_optax as from_optax
 from .restore import Restored as Restored, RestoredLeaf as RestoredLeaf, restore_into as restore_into
+from .torch_moves import FromTorch as FromTorch, from_torch as from_torch, to_torch as to_torch
+from .torch_run import TorchRun as TorchRun

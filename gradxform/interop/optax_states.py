@@ -54,6 +54,12 @@ def from_optax(state: Any, tx: Any, params: Any, *, made_by: Any = None) -> tupl
     """
     who = "from_optax(state, tx, params)"
     new, report = restore_into(tx, params, state, saved_by=made_by)
+    refuse_losses(report, params, who)
+    return new, report
+
+
+def refuse_losses(report: Restored, params: Any, who: str) -> None:
+    """An error if a saved array of a parameter has found no place."""
     paths = view(params).paths
     lost = [row for row in report.dropped if _is_of(row.source, paths)]
     if lost:
@@ -63,7 +69,6 @@ def from_optax(state: Any, tx: Any, params: Any, *, made_by: Any = None) -> tupl
         raise ValueError(
             say(fact, "gx.restore_into(tx, params, state) takes what fits and says what does not")
         )
-    return new, report
 
 
 def _is_of(path: str, paths: tuple[str, ...]) -> bool:

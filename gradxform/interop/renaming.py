@@ -10,8 +10,6 @@ from .._core.packed import is_packed, packed_leaves
 from .coded import parts_of
 from .reading import Node
 
-_WHO = "gx.restore_into(renamed)"
-
 
 class Renaming:
     """New names of parameters by their saved ones; `given` maps globs to what takes their place.
@@ -20,7 +18,8 @@ class Renaming:
     at once, so that two can be swapped; of patterns that take one name the first decides.
     """
 
-    def __init__(self, given: Any) -> None:
+    def __init__(self, given: Any, who: str = "gx.restore_into(renamed)") -> None:
+        self.who = who
         self.old: dict[str, str] = {}
         self.suffixes: set[str] = set()
         self.rules: list[tuple[str, re.Pattern[str], list[str]]] = []
@@ -29,14 +28,14 @@ class Renaming:
         if not isinstance(given, Mapping) or not all(
             isinstance(x, str) for pair in given.items() for x in pair
         ):  # pyright: ignore[reportUnknownVariableType]
-            fact = f"{_WHO}: wanted a dictionary of texts, got {kind(given)}"
+            fact = f"{who}: wanted a dictionary of texts, got {kind(given)}"
             raise TypeError(say(fact, "such as {'dense_*/kernel': 'layers/*/w'}: what was, what is now"))
         for pattern, new in given.items():  # pyright: ignore[reportUnknownVariableType]
             self._add(str(pattern), str(new))  # pyright: ignore[reportUnknownArgumentType]
 
     def _add(self, pattern: str, new: str) -> None:
         if pattern.count("*") != new.count("*"):
-            fact = f"{_WHO}: {pattern!r} has {pattern.count('*')} of '*', {new!r} {new.count('*')}"
+            fact = f"{self.who}: {pattern!r} has {pattern.count('*')} of '*', {new!r} {new.count('*')}"
             raise ValueError(say(fact, "each one stands for what the pattern's took, in their order"))
         made = "(.*?)".join(map(re.escape, pattern.split("*")))
         self.rules.append((pattern, re.compile(made), new.split("*")))
@@ -61,13 +60,13 @@ class Renaming:
         for pattern, compiled, _ in self.rules:
             if not any(map(compiled.fullmatch, names)):
                 raise ValueError(
-                    say(f"{_WHO}: {pattern!r} takes no saved parameter", f"there are {listed(names)}")
+                    say(f"{self.who}: {pattern!r} takes no saved parameter", f"there are {listed(names)}")
                 )
         self.old = {}
         for name in names:
             new = self(name)
             if new in self.old:
-                fact = f"{_WHO}: {self.old[new]!r} and {name!r} would both be {short(new)}"
+                fact = f"{self.who}: {self.old[new]!r} and {name!r} would both be {short(new)}"
                 raise ValueError(say(fact, "rename the other one too"))
             self.old[new] = name
         for f in fields:

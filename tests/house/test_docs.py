@@ -39,14 +39,15 @@ ROLES = {
     "Residual",
     "SecondMoment",
 }
-# Records: what a rule sees, or what an executor is handed; and an error. The examples of the lifts, of `two_float` and
-# of `load` show them.
+# Records: what a rule sees, or what an executor is handed; and an error. The examples of the lifts, of `two_float`, of
+# `load` and of `from_torch` show them.
 RECORDS = {
     "Buckets",
     "CheckpointError",
     "Context",
     "Decay",
     "Executor",
+    "FromTorch",
     "Law",
     "Leaf",
     "Loaded",
@@ -55,6 +56,7 @@ RECORDS = {
     "RestoredLeaf",
     "Scheduled",
     "Stage",
+    "TorchRun",
     "TwoFloat",
 }
 
