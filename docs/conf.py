@@ -39,7 +39,7 @@ napoleon_use_rtype = False
 # Every reference must resolve, but for Python's own names: no inventory is fetched, so that a build needs no network.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:(class|exc|func|obj|data)", r"(collections\.|typing\.|optax\.|jax\.)?[A-Za-z]+")
+    (r"py:(class|exc|func|obj|data)", r"(collections\.|numpy\.|typing\.|optax\.|jax\.)?[A-Za-z]+")
 ]
 
 html_theme = "furo"

@@ -17,6 +17,8 @@ import pytest
 import gradxform as gx
 from gradxform.interop import TorchRun, from_torch, to_torch
 
+pytestmark = pytest.mark.interop
+
 FILE = Path(__file__).parents[1] / "golden" / "torch_moves.npz"
 LAYOUT = {"w": (1, 0), "k": (0, 2, 1)}
 
