@@ -33,6 +33,15 @@ KEYS = {
 }
 
 
+def states(optimizer):
+    """The arrays of each parameter; bitsandbytes hides its own from FSDP one level down."""
+    return {
+        number: {slot: x for slot, x in slots.items() if not isinstance(x, dict)}
+        | {slot: x for inner in slots.values() if isinstance(inner, dict) for slot, x in inner.items()}
+        for number, slots in optimizer["state"].items()
+    }
+
+
 def names_of(model, optimizer, names=None):
     """The names of the parameters in the order in which the optimizer numbers them."""
     groups = optimizer["param_groups"]
@@ -48,9 +57,9 @@ def names_of(model, optimizer, names=None):
     if len(set(names)) != count or not set(names) <= set(model):
         unknown = [name for name in names if name not in model][:5]
         raise SystemExit(f"{len(set(names))} names for {count} parameters; not in the model: {unknown}")
-    for number, slots in optimizer["state"].items():
+    for number, slots in states(optimizer).items():
         shape = model[names[number]].shape
-        for slot in ("exp_avg", "momentum_buffer", "square_avg", "sum", "prev", "exp_inf"):
+        for slot in ("exp_avg", "momentum_buffer", "square_avg", "sum", "prev", "exp_inf", "state1"):
             if slots.get(slot) is not None and slots[slot].shape != shape:
                 raise SystemExit(
                     f"{names[number]} is {tuple(shape)}, its {slot} {tuple(slots[slot].shape)}: wrong order"
@@ -61,7 +70,7 @@ def names_of(model, optimizer, names=None):
 def export(path, model, optimizer, names, kind, scheduler=None):
     """Writes the `state_dict()` of model, optimizer and scheduler; `kind` is the name of the optimizer's class."""
     tensors = {f"weights/{name}": x for name, x in model.items() if torch.is_tensor(x)}
-    for number, slots in optimizer["state"].items():
+    for number, slots in states(optimizer).items():
         here = {slot: torch.as_tensor(x) for slot, x in slots.items() if x is not None}
         tensors |= {f"state/{names[number]}/{slot}": x for slot, x in here.items()}
     groups = [

@@ -15,6 +15,7 @@ from . import torch_schedules
 from .optax_states import refuse_losses
 from .restore import restore_into
 from .restored import Restored
+from .torch_bits import is_of_bitsandbytes
 from .torch_names import Layout, Renamed
 from .torch_run import TorchRun, read
 from .torch_state import Move, Part
@@ -56,7 +57,8 @@ def from_torch(
 
     torch is not imported. `examples/torch_export.py` writes the file; the arrays of `optimizer.state_dict()` will do.
     SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adagrad, Adadelta, RMSprop, Rprop, Adafactor and Muon, with all of their
-    options. The next step is the one that torch would make.
+    options; of bitsandbytes Adam and AdamW in 8 and 32 bits, whose moments become float32 (with `tx` a
+    `gx.lowbit.quantized` they are coded again). The next step is the one that torch would make.
 
     Args:
         saved: the path of the file (`.npz`, `.safetensors`), a `TorchRun`, or `optimizer.state_dict()` with arrays.
@@ -166,6 +168,9 @@ def to_torch(
     """
     who = "gx.interop.to_torch(tx, state, params, like)"
     run = read(like, None, None, who)
+    if is_of_bitsandbytes(run):
+        fact = f"{who}: like: bitsandbytes' state is read, not written"
+        raise ValueError(say(fact, "pass the run of a new torch.optim.AdamW"))
     move = Move(run, params, renamed, layout, who)
     parts = move.parts()
     implied = move.transform(parts, _counting(move, parts))

@@ -17,6 +17,7 @@ from .._core.spec import find_factory
 from .._core.tree import is_absent, view
 from . import torch_kinds
 from .reading import Field, Node, NumberedReader
+from .torch_bits import is_of_bitsandbytes, plain
 from .torch_kinds import KINDS, ROWS_AND_COLUMNS, Kind
 from .torch_names import Layout, Place, Renamed, places
 from .torch_run import TorchRun
@@ -40,6 +41,8 @@ class Move:
     """One run and the parameters here, by the same names."""
 
     def __init__(self, run: TorchRun, params: Any, renamed: Renamed, layout: Layout, who: str) -> None:
+        if is_of_bitsandbytes(run):
+            run = plain(run, who)
         if run.optimizer not in KINDS:
             fact = f"{who}: optimizer {run.optimizer!r} is not one of {', '.join(KINDS)}"
             raise ValueError(say(fact, "bring its arrays into a state by hand, then gx.restore_into"))

@@ -34,16 +34,13 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from .._core.errors import describe_array, kind, leaf, say
+from .._core.eight_bits import BLOCK, Entry
+from .._core.errors import describe_array, leaf, say
 from .._core.tree import is_absent, view
 from .maps import dynamic_map, midpoints
 from .search import Search, find, search_table
 
-#: Numbers a block (2,048 before version 0.44, which `read_state` tells by the number of scales).
-BLOCK = 256
-_BLOCKS = (BLOCK, 2048)
-#: Where `state_dict()` hides what FSDP shall not gather (since 0.49.2).
-_WRAPPED = "__bnb_optimizer_quant_state__"
+_WHO = "lowbit.bitsandbytes.read_state"
 Rule = Literal["nearest", "cuda", "cpu"]
 
 
@@ -167,10 +164,10 @@ def read_state(theirs: Mapping[str, Any], params: Any) -> optax.ScaleByAdamState
             continue
         if path not in theirs:
             raise KeyError(_say(f"{leaf(path)} of params has no entry", "name the entries by slash path"))
-        entry = _unwrapped(theirs[path], path)
-        mu[i] = jnp.asarray(_moment(entry, 1, path, jnp.shape(place)))
-        nu[i] = jnp.asarray(_moment(entry, 2, path, jnp.shape(place)))
-        steps[path] = int(np.asarray(_part(entry, "step", path)))
+        entry = Entry(theirs[path], leaf(path), _WHO)
+        mu[i] = jnp.asarray(entry.moment(1, jnp.shape(place)))
+        nu[i] = jnp.asarray(entry.moment(2, jnp.shape(place)))
+        steps[path] = entry.step
     if len(set(steps.values())) > 1:
         low, high = min(steps, key=steps.__getitem__), max(steps, key=steps.__getitem__)
         raise ValueError(
@@ -215,54 +212,5 @@ def _table(signed: bool, rule: str) -> Search:
     return search_table(rules[rule])
 
 
-# ------------------------------------------------------------------------------------------------ their entries
-
-
 def _say(fact: str, *more: str) -> str:
-    return say(f"lowbit.bitsandbytes.read_state: {fact}", *more)
-
-
-def _unwrapped(entry: Any, path: str) -> Mapping[str, Any]:
-    if not isinstance(entry, Mapping):
-        wanted = "wanted a mapping with state1, state2, step"
-        raise TypeError(_say(f"the entry of {leaf(path)} is {kind(entry)}, {wanted}"))
-    return {**entry, **entry.get(_WRAPPED, {})}
-
-
-def _part(entry: Mapping[str, Any], name: str, path: str) -> Any:
-    if name in entry:
-        return entry[name]
-    remedy = {
-        "state2": "it is of a method with one moment; this reads Adam and AdamW",
-        "step": "give the number of steps taken",
-    }
-    raise KeyError(_say(f"the entry of {leaf(path)} has no {name}", remedy.get(name, "pass the whole entry")))
-
-
-def _moment(entry: Mapping[str, Any], number: int, path: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """One moment of one parameter, float32, in its shape."""
-    state = np.asarray(_part(entry, f"state{number}", path))
-    if state.shape not in (shape, (int(np.prod(shape, dtype=np.int64)),)):
-        raise ValueError(
-            _say(
-                f"state{number} of {leaf(path)} has shape {state.shape}, the parameter {shape}",
-                "a transposed kernel is read in their shape and transposed then",
-            )
-        )
-    if state.dtype == np.float32:
-        return state.reshape(shape)
-    if state.dtype != np.uint8:
-        raise ValueError(_say(f"state{number} of {leaf(path)} is {state.dtype}, wanted uint8 or float32"))
-    absmax = np.asarray(_part(entry, f"absmax{number}", path), np.float32)
-    numbers = np.asarray(_part(entry, f"qmap{number}", path), np.float32)
-    if numbers.shape != (256,):
-        raise ValueError(_say(f"qmap{number} of {leaf(path)} has shape {numbers.shape}, wanted (256,)"))
-    size = next((b for b in _BLOCKS if absmax.shape == (-(-state.size // b),)), None)
-    if size is None:
-        raise ValueError(
-            _say(
-                f"absmax{number} of {leaf(path)} has shape {absmax.shape}, wanted "
-                f"({-(-state.size // BLOCK)},), one for each {BLOCK} of its {state.size} numbers",
-            )
-        )
-    return (numbers[state.reshape(-1)] * np.repeat(absmax, size)[: state.size]).reshape(shape)
+    return say(f"{_WHO}: {fact}", *more)

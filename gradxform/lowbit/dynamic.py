@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core import automatic
-from .bitsandbytes import BLOCK, decode, encode
+from .._core.eight_bits import BLOCK
+from .bitsandbytes import decode, encode
 from .maps import dynamic_map
 
 

@@ -5,6 +5,7 @@
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 import gradxform as gx
 from gradxform.interop import TorchRun, from_torch, to_torch
+from tests.reference import Golden
 
 pytestmark = pytest.mark.interop
 
@@ -420,3 +422,49 @@ def test_a_state_dict_of_arrays() -> None:
     assert {k: {s: np.asarray(x).tolist() for s, x in v.items()} for k, v in back["state"].items()} == {
         k: {s: np.asarray(x).tolist() for s, x in v.items()} for k, v in saved["state"].items()
     }
+
+
+def _eight_bits() -> tuple[Golden, dict[str, Any], TorchRun]:
+    """bitsandbytes' AdamW8bit after 21 steps; one matrix in codes, one vector in float32."""
+    golden = Golden.load("bitsandbytes.npz")
+    options = golden.meta["options"]
+    state = {name: {"step": np.asarray(21), **golden.tree(f"adamw/21/state/{name}")} for name in ("w", "b")}
+    state["w"] |= {"qmap1": golden.arrays["map/signed"], "qmap2": golden.arrays["map/unsigned"]}
+    group = options | {"names": ["w", "b"], "alpha": 0.0, "t_alpha": None, "t_beta3": None}
+    return golden, options, TorchRun("AdamW8bit", (group,), state, golden.tree("adamw/21/params"))
+
+
+def test_a_run_of_bitsandbytes_goes_on() -> None:
+    """In float32, whose next step is theirs; and in our own eight bits."""
+    golden, options, run = _eight_bits()
+    like = {name: jnp.zeros(x.shape, jnp.float32) for name, x in run.weights.items()}
+    found = from_torch(run, None, like)
+    gradients = {k: jnp.asarray(v) for k, v in golden.tree("adamw/22/gradients").items()}
+    updates, state = found.transform.update(gradients, found.state, found.params)
+    assert int(state[0].count) == 22
+    for name, want in golden.tree("adamw/22/params").items():
+        got = np.asarray(found.params[name] + updates[name])
+        np.testing.assert_allclose(got, want, rtol=3e-6, atol=1e-7)
+    b1, b2 = options["betas"]
+    tx = gx.lowbit.quantized(
+        gx.adamw(options["lr"], b1, b2, options["eps"], weight_decay=options["weight_decay"])
+    )
+    ours = from_torch(run, tx, like)
+    coded, _ = tx.update(gradients, ours.state, ours.params)
+    for name, want in updates.items():
+        assert np.max(np.abs(coded[name] - want)) < 0.1 * np.max(np.abs(want))
+
+
+def test_bitsandbytes_that_is_not_read() -> None:
+    _, options, run = _eight_bits()
+    like = {name: jnp.zeros(x.shape, jnp.float32) for name, x in run.weights.items()}
+    with pytest.raises(ValueError, match="Adam and AdamW are read, got 'Lion8bit'"):
+        from_torch(replace(run, optimizer="Lion8bit"), None, like)
+    with pytest.raises(ValueError, match="alpha of the group are AdEMAMix's"):
+        from_torch(replace(run, groups=(run.groups[0] | {"alpha": 5.0},)), None, like)
+    del run.state["w"]["absmax1"]
+    with pytest.raises(ValueError, match=r"^gx\.interop\.from_torch.*the entry of 'w' has no absmax1"):
+        from_torch(run, None, like)
+    tx = gx.adamw(options["lr"])
+    with pytest.raises(ValueError, match="bitsandbytes' state is read, not written"):
+        to_torch(tx, tx.init(like), like, run)

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import gradxform as gx
+from gradxform._core.eight_bits import WRAPPED
 from gradxform.lowbit import bitsandbytes
 from gradxform.lowbit.bitsandbytes import decode, encode, read_state
 from gradxform.lowbit.maps import dynamic_map
@@ -264,7 +265,7 @@ def test_wrapped_entries_tensors_and_holes() -> None:
     wrapped = {
         name: {
             "step": Tensor(2),
-            bitsandbytes._WRAPPED: {k: Tensor(v) for k, v in entry(2, name).items() if k != "step"},
+            WRAPPED: {k: Tensor(v) for k, v in entry(2, name).items() if k != "step"},
         }
         for name in SHAPES
     }
