@@ -1,4 +1,4 @@
-"""Flax (Linen and NNX), Equinox, haliax: their training loops, their serialisation, and the names in their trees."""
+"""Flax (Linen, NNX), Haiku, Equinox, haliax: their training loops, their serialisation, the names in their trees."""
 
 import re
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import flax.linen as nn
 import flax.serialization
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,7 @@ RECIPES: dict[str, Callable[[], Any]] = {
         gx.add_decayed_weights(1e-3, mask=gx.matrices()),
         gx.warmup_cosine(0.1, 3, 1000),
     ),
-    "groups": lambda: gx.param_groups({"*bias": gx.sgd(0.05, momentum=0.9), "*": gx.adamw(0.1)}),
+    "groups": lambda: gx.param_groups({"*/b*": gx.sgd(0.05, momentum=0.9), "*": gx.adamw(0.1)}),
     "ours around optax": lambda: gx.chain(gx.clip_by_global_norm(5.0), optax.adam(0.1)),
     "optax around ours": lambda: optax.chain(optax.clip_by_global_norm(5.0), gx.lion(0.02)),
     "accumulated": lambda: optax.MultiSteps(gx.adam(0.1), 2).gradient_transformation(),
@@ -104,6 +105,38 @@ def test_flax_serialization_brings_the_state_back(name: str) -> None:
     as_dict = flax.serialization.to_state_dict(state)
     restored = flax.serialization.from_state_dict(fresh, as_dict)
     assert jax.tree.structure(restored.opt_state) == jax.tree.structure(state.opt_state)
+
+
+# ---------------------------------------------------------------------------------------- Haiku
+
+
+def _haiku(tx: Any) -> list[float]:
+    model = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([8, 2])(x)))
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        def loss(p: Any) -> Any:
+            return jnp.mean(jnp.square(model.apply(p, X) - Y))
+
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    values: list[float] = []
+    with optax_s_own():  # Haiku's layers promote
+        params = model.init(jax.random.key(0), X)
+        state = tx.init(params)
+        for _ in range(STEPS):
+            params, state, value = step(params, state)
+            values.append(float(value))
+    return values
+
+
+@recipe
+def test_haiku_s_loop_trains(name: str) -> None:
+    """The loop of its own examples, where params are two levels of dictionaries."""
+    values = _haiku(RECIPES[name]())
+    assert values[-1] < values[0] / 4
 
 
 # ---------------------------------------------------------------------------------------- NNX
