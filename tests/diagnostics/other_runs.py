@@ -1,6 +1,5 @@
 """Trainings of other kinds than `sick_runs`: classes by a deep network, words, parities, counts, densities."""
 
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gradxform as gx
+from tests.diagnostics.sick_runs import readings
 
 Arrays = Any
 
@@ -125,22 +125,7 @@ def copy_loss(params: Any, x: Any, y: Any) -> Any:
     return jnp.mean((forward(params, x, jnp.tanh) - x) ** 2)
 
 
-@partial(jax.jit, static_argnames=("tx", "loss", "leaves", "edit"))
-def _train(tx: Any, loss: Any, leaves: bool, edit: Any, params: Any, data: Any) -> Any:
-    def step(carry: Any, batch: Any) -> Any:
-        params, state = carry
-        value, grads = jax.value_and_grad(loss)(params, *batch)
-        grads = grads if edit is None else edit(grads)
-        updates, new = tx.update(grads, state, params)
-        readings = {"loss": value, **gx.metrics(new)}
-        if leaves:
-            readings |= gx.leaf_readings(params=params, grads=grads, updates=updates, state=new)
-        return (gx.apply_updates(params, updates), new), readings
-
-    return jax.lax.scan(step, (params, tx.init(params)), data)[1]
-
-
 def run(tx: Any, loss: Any, params: Any, data: Any, edit: Any = None) -> dict[str, np.ndarray]:
     """The readings of a run under a probe, with those of the leaves."""
-    found = _train(gx.probe(tx), loss, True, edit, params, data)
+    found = readings(gx.probe(tx), loss, True, edit, params, data)
     return {k: np.asarray(v, np.float64) for k, v in found.items()}

@@ -43,16 +43,19 @@ def loss_of(params: Any, x: Any, y: Any) -> Any:
     return jnp.mean((hidden @ b["kernel"] + b["bias"][None] - y.astype(x.dtype)).astype(jnp.float32) ** 2)
 
 
-@partial(jax.jit, static_argnames=("tx", "loss", "leaves"))
-def _train(tx: Any, loss: Callable[..., Any], leaves: bool, params: Any, data: Any) -> Any:
+@partial(jax.jit, static_argnames=("tx", "loss", "leaves", "edit"))
+def readings(tx: Any, loss: Callable[..., Any], leaves: bool, edit: Any, params: Any, data: Any) -> Any:
+    """The readings of every step; `edit` changes gradients."""
+
     def step(carry: Any, batch: Any) -> Any:
         params, state = carry
         value, grads = jax.value_and_grad(loss)(params, *batch)
+        grads = grads if edit is None else edit(grads)
         updates, new = tx.update(grads, state, params)
-        readings = {"loss": value, **gx.metrics(new)}
+        read = {"loss": value, **gx.metrics(new)}
         if leaves:
-            readings |= gx.leaf_readings(params=params, grads=grads, updates=updates, state=new)
-        return (gx.apply_updates(params, updates), new), readings
+            read |= gx.leaf_readings(params=params, grads=grads, updates=updates, state=new)
+        return (gx.apply_updates(params, updates), new), read
 
     return jax.lax.scan(step, (params, tx.init(params)), data)[1]
 
@@ -73,7 +76,7 @@ def train(
     """The readings of a run as a dict of arrays."""
     data = batches(seed, steps, size, noise) if data is None else data
     params = start(seed, dtype) if params is None else params
-    return {k: np.asarray(v, np.float64) for k, v in _train(tx, loss, leaves, params, data).items()}
+    return {k: np.asarray(v, np.float64) for k, v in readings(tx, loss, leaves, None, params, data).items()}
 
 
 def rows(history: dict[str, np.ndarray]) -> Rows:
