@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.optim._muon as muon
+from plain_muon import install
 from problem import with_tensors
 from torch_runs import MORE, RUNS
 
@@ -21,17 +21,6 @@ MUON = {
     "rms": {"lr": 0.02, "weight_decay": 0.3, "adjust_lr_fn": "match_rms_adamw"},
     "plain": {"lr": 0.02, "nesterov": False, "ns_steps": 3},
 }
-
-
-def orthogonal(grad: Any, coefficients: Any, steps: int, eps: float) -> Any:
-    """torch's iteration in the precision of the gradient; torch itself rounds to bfloat16."""
-    a, b, c = coefficients
-    x = grad.T if grad.shape[0] > grad.shape[1] else grad
-    x = x / x.norm().clamp(min=eps)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if grad.shape[0] > grad.shape[1] else x
 
 
 def record(
@@ -96,7 +85,7 @@ def main() -> None:
     exported()
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    muon._zeropower_via_newtonschulz = orthogonal
+    install()
     start, grads = with_tensors(2 * HALF)
     arrays = {f"gradients/{k}": v for k, v in grads.items()}
     meta: dict[str, Any] = {"torch": torch.__version__, "half": HALF, "names": list(start), "runs": {}}

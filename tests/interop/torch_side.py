@@ -130,24 +130,10 @@ def go_on(folder, cases):
             np.savez(folder / file.name.replace("moved", "returned"), **weights(net))
 
 
-def plain_muon():
-    """torch's Muon works in bfloat16; that its rounding is not in the way, its iteration is held in full precision."""
-    import torch.optim._muon as muon
-
-    def orthogonal(grad, coefficients, steps, eps):
-        a, b, c = coefficients
-        x = grad.T if grad.shape[0] > grad.shape[1] else grad
-        x = x / x.norm().clamp(min=eps)
-        for _ in range(steps):
-            gram = x @ x.T
-            x = a * x + (b * gram + c * gram @ gram) @ x
-        return x.T if grad.shape[0] > grad.shape[1] else x
-
-    muon._zeropower_via_newtonschulz = orthogonal
-
-
 if __name__ == "__main__":
-    if hasattr(torch.optim, "Muon"):
-        plain_muon()
+    sys.path.insert(0, str(ROOT / "tests" / "golden"))
+    from plain_muon import install
+
+    install()
     _, what, folder, cases = sys.argv
     {"begin": begin, "go_on": go_on}[what](Path(folder), json.loads(Path(cases).read_text()))
