@@ -69,7 +69,7 @@ def manifest(tx: Any, state: Any, params: Any = None, *, extra: Any = None) -> d
         written = json.loads(to_json(transform))
     except (TypeError, ValueError):  # somebody's functions are in it
         written = None
-    state = unboxed(_held(state))
+    state = unboxed(held(state))
     arrays = _entries("state", state, _fields(state))
     if params is not None:
         arrays |= _entries("params", unboxed(params), {})
@@ -175,7 +175,7 @@ def _same(data: Mapping[str, Any], transform: Any, text: str) -> bool:
         return data["transform"] is None and data["text"] == text
 
 
-def _held(state: Any) -> Any:
+def held(state: Any) -> Any:
     """The state in a training loop's object."""
     loop = not hasattr(state, "_fields") and hasattr(state, "opt_state")
     return state.opt_state if loop else state

@@ -1,9 +1,17 @@
 """A run that was started with Optax's wrappers goes on with ours: `from_optax`."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from .._core import roles
 from .._core.errors import say
+from .._core.states import nodes
 from .._core.tree import view
+from .manifest import held
+from .reading import join
 from .restore import Restored, restore_into
 
 
@@ -34,7 +42,7 @@ def from_optax(state: Any, tx: Any, params: Any, *, made_by: Any = None) -> tupl
         tuned, the flag of `skip_state`) and what Optax did not have is in the report.
 
     Raises:
-        TypeError, ValueError: as `gx.restore_into`; if an array of a parameter (a moment, a window's mean) has no place
+        TypeError, ValueError: as `gx.restore_into`; if an array of a parameter (a moment, the mean of an open window) has no place
             in the new state.
 
     Example:
@@ -54,21 +62,30 @@ def from_optax(state: Any, tx: Any, params: Any, *, made_by: Any = None) -> tupl
     """
     who = "from_optax(state, tx, params)"
     new, report = restore_into(tx, params, state, saved_by=made_by)
-    refuse_losses(report, params, who)
+    refuse_losses(report, params, state, who)
     return new, report
 
 
-def refuse_losses(report: Restored, params: Any, who: str) -> None:
-    """An error if a saved array of a parameter has found no place."""
-    paths = view(params).paths
-    lost = [row for row in report.dropped if _is_of(row.source, paths)]
+def refuse_losses(report: Restored, params: Any, saved: Any, who: str, *remedies: str) -> None:
+    """An error if a saved array of a parameter has found no place, unless it is of a window that is closed."""
+    paths, closed = view(params).paths, tuple(_closed_windows(saved))
+    lost = [row for row in report.dropped if _is_of(row.source, paths) and not row.source.startswith(closed)]
     if lost:
         first = ", ".join(f"{row.source} ({row.note})" for row in lost[:4])
         more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
         fact = f"{who}: arrays of parameters would be lost: {first}{more}"
-        raise ValueError(
-            say(fact, "gx.restore_into(tx, params, state) takes what fits and says what does not")
-        )
+        other = "gx.restore_into(tx, params, state) takes what fits and says what does not"
+        raise ValueError(say(fact, *remedies, other))
+
+
+def _closed_windows(saved: Any) -> Iterator[str]:
+    """Where gradients are accumulated and none is, with a slash behind: nothing is lost with them."""
+    for address, node in nodes(held(saved)):
+        for name, role in roles.roles_of(type(node)).items():
+            if role is roles.ACCUMULATOR and not any(
+                bool(jnp.any(x != 0)) for x in jax.tree.leaves(getattr(node, name))
+            ):
+                yield f"{join(address, name)}/"
 
 
 def _is_of(path: str, paths: tuple[str, ...]) -> bool:

@@ -118,8 +118,9 @@ def from_torch(
     state = move.filled(implied, params if new is None else new, parts, position)
     if tx is None:
         return FromTorch(implied, state, new, None, move.notes())
-    state, report = restore_into(tx, params if new is None else new, state, saved_by=implied)
-    refuse_losses(report, params, who)
+    implied_state = state
+    state, report = restore_into(tx, params if new is None else new, implied_state, saved_by=implied)
+    refuse_losses(report, params, implied_state, who, *_uneven(move, parts))
     return FromTorch(as_transform(tx, "gx.interop.from_torch(tx)"), state, new, report, move.notes())
 
 
@@ -175,7 +176,8 @@ def to_torch(
     parts = move.parts()
     implied = move.transform(parts, _counting(move, parts))
     there, report = restore_into(implied, params, state, saved_by=tx)
-    refuse_losses(report, params, who)
+    remedy = "pass as like= the file from which the run once came, whose groups and steps are those of tx"
+    refuse_losses(report, params, state, who, remedy)
     paths = view(params).paths
     missing = [row.address for row in report.reset if any(row.address.endswith(f"/{path}") for path in paths)]
     if missing:
@@ -190,6 +192,19 @@ def to_torch(
     if run.scheduler is None or not scheduler:
         return moved
     return _rescheduled(moved, position, steps_per_epoch, who)
+
+
+def _uneven(move: Move, parts: Sequence[Part]) -> list[str]:
+    """What to do where parameters have made different numbers of steps, which one count of a transform cannot say."""
+    if len({part.step for part in parts}) < 2:
+        return []
+    steps = "; ".join(
+        f"{part.step}: {short([move.places[name].path for name in part.names])}" for part in parts
+    )
+    return [
+        f"they have made different numbers of steps ({steps})",
+        "a group of its own for each keeps them apart: pass None as tx to see them, or a gx.param_groups",
+    ]
 
 
 def _counting(move: Move, parts: Sequence[Part]) -> list[Any]:

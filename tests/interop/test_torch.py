@@ -17,6 +17,7 @@ import pytest
 
 import gradxform as gx
 from gradxform.interop import TorchRun, from_torch, to_torch
+from tests.interop.problem import optax_s_own
 from tests.reference import Golden
 
 pytestmark = pytest.mark.interop
@@ -403,6 +404,34 @@ def test_what_torch_cannot_take_is_refused() -> None:
     group = {"lr": 0.1, "momentum": 0.0, "dampening": 0, "nesterov": False, "weight_decay": 0, "names": ["w"]}
     with pytest.raises(ValueError, match="would be lost"):
         to_torch(adam, adam.init(params), params, TorchRun("SGD", (group,), {}))
+
+
+def test_a_window_that_is_closed_loses_nothing() -> None:
+    """In `gx.accumulate` and `optax.MultiSteps`; one that is open would."""
+    params = {"w": jnp.ones(2)}
+    run = TorchRun("AdamW", (ADAMW | {"names": ["w"]},), {"w": moments((2,))})
+    for tx in (
+        gx.accumulate(gx.adamw(1e-3), 2),
+        optax.MultiSteps(optax.adamw(1e-3), 2).gradient_transformation(),
+    ):
+        state = from_torch(run, tx, params).state
+        assert to_torch(tx, state, params, run).state["w"]["step"] == 7
+        with optax_s_own():
+            _, state = tx.update(params, state, params)
+        with pytest.raises(ValueError, match=r"would be lost: acc_grads/w(?s:.*)pass as like="):
+            to_torch(tx, state, params, run)
+
+
+def test_a_transform_with_one_count_for_parameters_with_two() -> None:
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+    run = TorchRun("AdamW", (ADAMW | {"names": ["a", "b"]},), {"a": moments((2,)), "b": moments((2,), 3)})
+    with pytest.raises(
+        ValueError, match=r"different numbers of steps \(7: \['a'\]; 3: \['b'\]\)(?s:.*)gx\.param_groups"
+    ):
+        from_torch(run, gx.adamw(1e-3), params)
+    apart = gx.param_groups({"a": gx.adamw(1e-3), "*": gx.adamw(1e-4)})
+    state = from_torch(run, apart, params).state
+    assert {int(x) for x in jax.tree.leaves(state) if x.dtype == jnp.int32} == {7, 3}
 
 
 def test_before_the_first_step_torch_has_nothing() -> None:
