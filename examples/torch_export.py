@@ -69,7 +69,8 @@ def names_of(model, optimizer, names=None):
 
 def export(path, model, optimizer, names, kind, scheduler=None):
     """Writes the `state_dict()` of model, optimizer and scheduler; `kind` is the name of the optimizer's class."""
-    tensors = {f"weights/{name}": x for name, x in model.items() if torch.is_tensor(x)}
+    tied = shared(model, names)
+    tensors = {f"weights/{name}": x for name, x in model.items() if torch.is_tensor(x) and name not in tied}
     for number, slots in states(optimizer).items():
         here = {slot: torch.as_tensor(x) for slot, x in slots.items() if x is not None}
         tensors |= {f"state/{names[number]}/{slot}": x for slot, x in here.items()}
@@ -79,7 +80,14 @@ def export(path, model, optimizer, names, kind, scheduler=None):
         for group in optimizer["param_groups"]
     ]
     tensors = {key: x.detach().cpu().clone().contiguous() for key, x in tensors.items()}
-    data = {"format": 1, "optimizer": kind, "groups": groups, "scheduler": scheduler, "dtypes": {}}
+    data = {
+        "format": 1,
+        "optimizer": kind,
+        "groups": groups,
+        "scheduler": scheduler,
+        "tied": tied,
+        "dtypes": {},
+    }
     if str(path).endswith(".safetensors"):
         from safetensors.torch import save_file
 
@@ -91,6 +99,17 @@ def export(path, model, optimizer, names, kind, scheduler=None):
     }
     with open(path, "wb") as file:
         np.savez(file, torch=np.array(json.dumps(data, default=plain)), **arrays)
+
+
+def shared(model, names):
+    """Names of one tensor that has two, such as an embedding that is the head too: to the name that stands for it."""
+    owners, tied = {}, {}
+    for name in [*names, *(name for name in model if name not in names)]:
+        x = model[name]
+        if torch.is_tensor(x) and x.numel():
+            owner = owners.setdefault((x.data_ptr(), x.dtype, x.shape, x.stride()), name)
+            tied |= {} if owner == name else {name: owner}
+    return tied
 
 
 def plain(x):
@@ -126,6 +145,7 @@ def tensors(path):
         for group in data["groups"]
     ]
     model = {key.removeprefix("weights/"): x for key, x in arrays.items() if key.startswith("weights/")}
+    model |= {name: model[owner] for name, owner in data.get("tied", {}).items()}
     scheduler = numbered(data["scheduler"])
     return {
         "model": model,

@@ -42,8 +42,8 @@ def from_optax(state: Any, tx: Any, params: Any, *, made_by: Any = None) -> tupl
         tuned, the flag of `skip_state`) and what Optax did not have is in the report.
 
     Raises:
-        TypeError, ValueError: as `gx.restore_into`; if an array of a parameter (a moment, the mean of an open window) has no place
-            in the new state.
+        TypeError, ValueError: as `gx.restore_into`; if an array of a parameter (a moment, an open window's mean) has no
+            place in the new state.
 
     Example:
         >>> import jax.numpy as jnp, optax

@@ -33,6 +33,7 @@ class TorchRun:
         state: `optimizer.state`: for each name the arrays of its slots; `step` is a number.
         weights: the weights; those that no group holds, and buffers, too. May be empty.
         scheduler: `scheduler.state_dict()`, or None.
+        tied: further names of weights that have two, to the name that stands for both.
 
     Arrays have torch's layout and dtype.
     """
@@ -42,6 +43,7 @@ class TorchRun:
     state: dict[str, dict[str, np.ndarray]]
     weights: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     scheduler: dict[str, Any] | None = None
+    tied: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def names(self) -> list[str]:
@@ -69,7 +71,7 @@ class TorchRun:
         arrays |= {key: arrays[key].view(np.uint16) for key in dtypes}
         data = {"format": FORMAT, "optimizer": self.optimizer, "groups": self.groups, "dtypes": dtypes}
         with open(path, "wb") as file:
-            text = np.array(json.dumps(data | {"scheduler": self.scheduler}))
+            text = np.array(json.dumps(data | {"scheduler": self.scheduler, "tied": self.tied}))
             np.savez(file, allow_pickle=False, **{KEY: text}, **arrays)
 
 
@@ -107,7 +109,8 @@ def _from_file(path: Path, who: str) -> TorchRun:
             weights[rest] = x
         else:
             state.setdefault(name, {})[slot] = x
-    return TorchRun(data["optimizer"], tuple(data["groups"]), state, weights, data.get("scheduler"))
+    more = data.get("scheduler"), data.get("tied", {})
+    return TorchRun(data["optimizer"], tuple(data["groups"]), state, weights, *more)
 
 
 def _npz(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -123,6 +123,10 @@ class Move:
         frozen = [path for path, name in self.names.items() if name not in self.run.names]
         left = [name for name in self.run.weights if name not in self.places]
         notes = [f"in no group of torch's optimizer, so frozen: {', '.join(frozen)}"] if frozen else []
+        idle = [path for path, name in self.names.items() if self.step(name) == 0 and path not in frozen]
+        if idle and len(idle) + len(frozen) < len(self.names) and self.kind.counts:
+            rule = "torch leaves alone what has no gradient, here a gradient of zero is decayed"
+            notes += [f"without a step in torch: {', '.join(idle)} ({rule})"]
         notes += [f"no parameter here, left in the file: {', '.join(left)}"] if left else []
         return tuple(notes)
 
@@ -152,7 +156,7 @@ class Move:
             slots, place = self.run.state.get(self.names[path], {}), self.places[self.names[path]]
             if not slots or f.name not in self.kind.slots:
                 return None
-            slot = _turned(self.kind.slots[f.name], place, len(self.params[path].shape))
+            slot = _turned(self.kind.slots[f.name], place, len(self.params[path].shape), self.who)
             if slot not in slots and slot not in (*ROWS_AND_COLUMNS, "variance"):
                 raise ValueError(
                     say(f"{self.who}: {self.names[path]!r} has no {slot}; it has {short(list(slots))}")
@@ -212,7 +216,7 @@ class Move:
         slot = self.kind.slots[f.name]
         if slot in ROWS_AND_COLUMNS:
             value = np.expand_dims(value, -1 if f.name == "v_row" else -2) if rank > 1 else value
-            return (_turned(slot, place, rank), place.there(value)) if rank > 1 else ("", value)
+            return (_turned(slot, place, rank, self.who), place.there(value)) if rank > 1 else ("", value)
         if slot == "variance" and rank > 1:
             return "", value
         return slot, place.there(value)
@@ -225,13 +229,13 @@ def _each(nodes: Iterable[Node]) -> Iterator[tuple[Node, Field, str, int]]:
                 yield node, f, path, number
 
 
-def _turned(slot: str, place: Place, rank: int) -> str:
+def _turned(slot: str, place: Place, rank: int, who: str) -> str:
     """The slot that is meant where the last two axes change places: rows are columns then."""
     if slot not in ROWS_AND_COLUMNS or place.axes is None or rank < 2:
         return slot
     last = place.axes[-2:]
     if sorted(last) != [rank - 2, rank - 1]:
-        fact = f"layout moves the axes of {place.path!r} by {place.axes}; torch keeps {slot} of the last two"
+        fact = f"{who}: layout moves the axes of {place.path!r} by {place.axes}; torch keeps {slot} of the last two"
         raise ValueError(say(fact, "move the axes of the parameters after the run has moved"))
     other = ROWS_AND_COLUMNS[1 - ROWS_AND_COLUMNS.index(slot)]
     return slot if last[0] < last[1] else other

@@ -125,6 +125,41 @@ for key, x in ends[0][0].items():
 
 
 @with_torch
+def test_a_weight_with_two_names_comes_back_under_both(tmp_path: Path) -> None:
+    """The old value under the second name would undo the new one of the first."""
+    torch_runs(
+        """
+torch.manual_seed(0)
+net = torch.nn.ModuleDict({"emb": torch.nn.Embedding(5, 3), "head": torch.nn.Linear(3, 5, bias=False)})
+net["head"].weight = net["emb"].weight
+optimizer = torch.optim.SGD(net.parameters(), 0.1)
+net["head"](net["emb"](torch.arange(5))).square().mean().backward(); optimizer.step()
+torch.save({"model": net.state_dict(), "optimizer": optimizer.state_dict()}, "run.pt")
+import json; json.dump(["emb.weight"], open("names.json", "w"))
+""",
+        tmp_path,
+    )
+    run, npz, moved, back = (str(tmp_path / name) for name in ("run.pt", "run.npz", "moved.npz", "back.pt"))
+    done = script(run, npz, "--optimizer", "SGD", "--names", str(tmp_path / "names.json"))
+    assert done.returncode == 0, done.stderr
+    found = from_torch(npz, None, {"emb": {"weight": jnp.zeros((5, 3))}})
+    assert not found.notes
+    changed = jax.tree.map(lambda x: x + 1, found.params)
+    to_torch(found.transform, found.state, changed, npz).save(moved)
+    done = script(moved, back, "--into", run)
+    assert done.returncode == 0, done.stderr
+    torch_runs(
+        """
+old, new = (torch.load(name, weights_only=True)["model"] for name in ("run.pt", "back.pt"))
+assert list(new) == ["emb.weight", "head.weight"]
+for name in new:
+    assert torch.equal(new[name], old[name] + 1)
+""",
+        tmp_path,
+    )
+
+
+@with_torch
 def test_what_the_script_cannot_read_is_one_line(tmp_path: Path) -> None:
     torch_runs(
         """

@@ -187,6 +187,12 @@ def test_what_is_in_no_group_is_frozen_and_buffers_are_left() -> None:
     assert "body.mean" in found.notes[1]
 
 
+def test_a_parameter_that_never_had_a_gradient_is_named() -> None:
+    run = TorchRun("AdamW", (ADAMW | {"names": ["a", "b"]},), {"a": moments((2,))})
+    (note,) = from_torch(run, None, {"a": jnp.zeros(2), "b": jnp.zeros(2)}).notes
+    assert note.startswith("without a step in torch: b (")
+
+
 def test_a_transform_that_is_given() -> None:
     """A clip in front, Optax's own, eight bits: the moments go where they belong; what would be lost is an error."""
     arguments: dict[str, Any] = {"renamed": RENAMED, "layout": TURNED}
@@ -379,6 +385,19 @@ def test_a_square_matrix_has_to_say_how_it_lies() -> None:
     with pytest.raises(ValueError, match="as it is and transposed; say which"):
         from_torch(run, None, params, renamed=RENAMED)
     assert from_torch(run, None, params, renamed=RENAMED, layout={"*": [(0, 1)]}).state is not None
+
+
+def test_rows_and_columns_of_a_kernel_whose_axes_have_moved() -> None:
+    """Adafactor's are of the last two axes in torch, which a convolution's layout takes apart."""
+    half, _ = recorded("Adafactor/relative")
+    like = {
+        name: jnp.zeros(np.transpose(x, (1, 2, 0)).shape if name == "k" else x.shape)
+        for name, x in half.weights.items()
+    }
+    with pytest.raises(
+        ValueError, match=r"^gx\.interop\.from_torch.*layout moves the axes of 'k' by \(1, 2, 0\)"
+    ):
+        from_torch(half, None, like, layout={"k": (1, 2, 0)})
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
