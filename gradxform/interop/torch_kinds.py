@@ -1,13 +1,13 @@
 """What the optimizers of `torch.optim` are called here: their options as a transform, their slots as fields."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
 from optax.contrib import MuonDimensionNumbers
 
-from .._core.errors import say
+from .._core.errors import say, short
 from .._core.spec import find_factory
 
 
@@ -168,7 +168,40 @@ KINDS: dict[str, Kind] = {
 ROWS_AND_COLUMNS = ("row_var", "col_var")
 
 
-def make(optimizer: str, options: Mapping[str, Any], rate: Any) -> Any:
+#: An option that only one class has.
+_OWN = {
+    "momentum_decay": "NAdam",
+    "lr_decay": "Adagrad",
+    "rho": "Adadelta",
+    "centered": "RMSprop",
+    "etas": "Rprop",
+    "beta2_decay": "Adafactor",
+    "ns_coefficients": "Muon",
+    "dampening": "SGD",
+}
+
+
+def told_by(options: Mapping[str, Any], slots: Collection[str]) -> str | None:
+    """The class that a group and the arrays of a parameter belong to, or None where several could have them.
+
+    Adam and AdamW have the same of everything before torch 2.7, and bitsandbytes' classes always.
+    """
+    found = next((name for option, name in _OWN.items() if option in options), None)
+    if found is not None or "state1" in slots or "betas" not in options:
+        return found
+    if "amsgrad" in options:
+        decoupled = options.get("decoupled_weight_decay", None if options.get("weight_decay") else False)
+        return None if decoupled is None else "AdamW" if decoupled else "Adam"
+    if "exp_inf" in slots:
+        return "Adamax"
+    return "RAdam" if "decoupled_weight_decay" in options or "exp_avg_sq" in slots else None
+
+
+def make(optimizer: str, options: Mapping[str, Any], rate: Any, who: str = "torch") -> Any:
     """The transform of one group, with its rate as a number or a schedule."""
-    tx = KINDS[optimizer].make(dict(options), rate)
+    try:
+        tx = KINDS[optimizer].make(dict(options), rate)
+    except KeyError as missing:
+        fact = f"{who}: a group has no {missing.args[0]!r}, which {optimizer} has; it has {short(sorted(options))}"
+        raise ValueError(say(fact, "is the optimizer of another class?")) from None
     return _gx("chain", _gx("scale", -1.0), tx) if options.get("maximize") else tx

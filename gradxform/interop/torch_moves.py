@@ -66,8 +66,9 @@ def from_torch(
             each group that differs (and for parameters that have made fewer steps), the scheduler as a schedule.
         params: the parameters that go on: their structure, shapes and dtypes. What the file has in its weights but in
             no group is frozen.
-        optimizer: for a `state_dict`, the name of its class in `torch.optim`.
-        names: for a `state_dict`, the names of its parameters in its order.
+        optimizer: for a `state_dict`, the name of its class in `torch.optim`, where its options do not tell (Adam and
+            AdamW before torch 2.7, bitsandbytes).
+        names: for a `state_dict`, the names of its parameters in its order, unless the optimizer was given them.
         renamed: from torch's names to paths: patterns with `*` to what stands for them, such as `{"*.weight":
             "*/kernel"}`, the first that takes a name; or a function. Dots become slashes by themselves.
         layout: how axes move from torch to here: patterns of paths to the axes of `numpy.transpose`, several where

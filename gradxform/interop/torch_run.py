@@ -16,6 +16,7 @@ import numpy as np
 
 from .._core.errors import kind, say, short
 from .tensors import arrays_of
+from .torch_kinds import told_by
 
 #: The version of the file. A later one is refused.
 FORMAT = 1
@@ -132,9 +133,16 @@ def _safetensors(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _from_state_dict(saved: Mapping[str, Any], optimizer: str | None, names: Any, who: str) -> TorchRun:
     numbers = [i for group in saved["param_groups"] for i in group["params"]]
+    groups = saved["param_groups"]
     if optimizer is None:
-        fact = f"{who}: a state_dict does not say of which optimizer it is"
+        slots = {slot for entry in saved["state"].values() for slot in entry}
+        told = {told_by(group, slots) for group in groups}
+        optimizer = told.pop() if len(told) == 1 else None
+    if optimizer is None:
+        fact = f"{who}: this state_dict does not tell of which optimizer it is"
         raise ValueError(say(fact, 'pass optimizer="AdamW", the name of its class'))
+    if names is None and groups and all("param_names" in group for group in groups):
+        names = [name for group in groups for name in group["param_names"]]
     if names is None or len(names) != len(numbers) or len(set(names)) != len(names):
         got = "none" if names is None else f"{len(names)}, {len(set(names))} of them different"
         fact = f"{who}: names: a state_dict only numbers its {len(numbers)} parameters, got {got}"
@@ -142,10 +150,10 @@ def _from_state_dict(saved: Mapping[str, Any], optimizer: str | None, names: Any
             say(fact, "pass [name for name, _ in model.named_parameters()], as the optimizer got them")
         )
     name_of = dict(zip(numbers, names, strict=True))
-    groups = tuple(
+    named = tuple(
         {k: v for k, v in group.items() if k not in ("params", "param_names")}
         | {"names": [name_of[i] for i in group["params"]]}
-        for group in saved["param_groups"]
+        for group in groups
     )
     state = {
         name_of[int(i)]: {
@@ -153,7 +161,7 @@ def _from_state_dict(saved: Mapping[str, Any], optimizer: str | None, names: Any
         }
         for i, slots in saved["state"].items()
     }
-    return TorchRun(optimizer, groups, state)
+    return TorchRun(optimizer, named, state)
 
 
 def _array(x: Any, name: str, who: str) -> np.ndarray:

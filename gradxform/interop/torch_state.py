@@ -91,7 +91,7 @@ class Move:
     def transform(self, parts: Sequence[Part], rates: Sequence[Any]) -> Any:
         """The transform of all parts: one alone, or groups by exact paths, of which the largest comes last."""
         made = [
-            torch_kinds.make(self.run.optimizer, part.options, rate)
+            torch_kinds.make(self.run.optimizer, part.options, rate, self.who)
             for part, rate in zip(parts, rates, strict=True)
         ]
         frozen = [path for path, name in self.names.items() if name not in self.run.names]

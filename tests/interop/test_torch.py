@@ -17,6 +17,7 @@ import pytest
 
 import gradxform as gx
 from gradxform.interop import TorchRun, from_torch, to_torch
+from gradxform.interop.torch_kinds import KINDS, told_by
 from tests.interop.problem import optax_s_own
 from tests.reference import Golden
 
@@ -336,12 +337,17 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
         {},
         "'ASGD' is not one of SGD, Adam",
     ),
+    "another class": (
+        {"state": {}, "param_groups": [ADAMW | {"params": [0]}]},
+        {"optimizer": "SGD", "names": ["head.weight"], "renamed": RENAMED},
+        "a group has no 'momentum', which SGD has",
+    ),
     "no names": (
         {"state": {}, "param_groups": [ADAMW | {"params": [0]}]},
         {"optimizer": "AdamW"},
         "numbers its 1 param",
     ),
-    "no optimizer": ({"state": {}, "param_groups": []}, {}, "does not say of which optimizer"),
+    "no optimizer": ({"state": {}, "param_groups": []}, {}, "does not tell of which optimizer"),
     "names that fit nothing": (
         adamw(("head.weight", "tail.weight")),
         {"renamed": RENAMED, "layout": TURNED},
@@ -457,6 +463,24 @@ def test_before_the_first_step_torch_has_nothing() -> None:
     params, tx = {"w": jnp.zeros(2)}, gx.adamw(1e-3)
     run = TorchRun("AdamW", (ADAMW | {"names": ["w"]},), {})
     assert to_torch(tx, tx.init(params), params, run).state == {}
+
+
+def test_a_state_dict_tells_its_class_and_its_names() -> None:
+    """Every class by its options as torch 2.15 writes them; what could be two is asked for."""
+    known = json.loads((FILE.parent / "torch_defaults.json").read_text("utf-8"))["optimizers"]
+    known["Muon"] = file()[0]["runs"]["Muon/default"]["groups"][0]
+    slots = {"Adamax": {"exp_inf"}, "RAdam": {"exp_avg_sq"}}
+    later = {"Adam": False, "AdamW": True, "RAdam": False}  # what the constructors of the file do not take
+    for name in KINDS:
+        options = known[name] | ({"decoupled_weight_decay": later[name]} if name in later else {})
+        assert told_by(options, slots.get(name, {"step"})) == name
+    assert told_by(ADAMW, {"exp_avg"}) is None
+    assert told_by(ADAMW | {"decoupled_weight_decay": True}, {"state1"}) is None
+    group = ADAMW | {"decoupled_weight_decay": True, "params": [0], "param_names": ["w"]}
+    found = from_torch(
+        {"state": {0: moments((2,))}, "param_groups": [group]}, gx.adamw(1e-3), {"w": jnp.zeros(2)}
+    )
+    assert int(found.state[0].count) == 7
 
 
 def test_a_state_dict_of_arrays() -> None:
