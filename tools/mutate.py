@@ -407,6 +407,17 @@ DEFECTS += _wrapper(
     ("stored in 16 bits", 'wide=("average",)', "wide=()"),
 )
 DEFECTS += _wrapper(
+    "schedule_free",
+    "schedule_free",
+    ("x not moved towards z", "k.back * (s.z - p) + ", ""),
+    ("the whole update", "one - b1 + b1 * share", "one"),
+    ("the rate of now", "jnp.maximum(c.state.max_lr.astype(c.dtype), c.learning_rate)", "c.learning_rate"),
+    ("x jumps where b1 changes", " + (one - share) * ((before - b1) / before)", ""),
+    ("b1 not as stored", "asked = jnp.asarray(c.b1).astype(stored.dtype)", "asked = jnp.asarray(c.b1)"),
+    ("z in 16 bits", 'wide=("z",)', "wide=()"),
+    ("the sum in 16 bits", "weight_sum=jnp.zeros([], dtype)", "weight_sum=jnp.zeros([], jnp.bfloat16)"),
+)
+DEFECTS += _wrapper(
     "cautious",
     "cautious",
     ("the other side", "-1 if downhill else 1", "1 if downhill else -1"),

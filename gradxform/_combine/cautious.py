@@ -19,7 +19,7 @@ from .._core.errors import check_flag, check_number, concrete, say
 from .._core.factory import factory
 from .._core.leaf import STACKED, Leaf
 from .._core.nested import Inner, NestedBody
-from .._core.numerics import cast, compute_dtype, real_dtype
+from .._core.numerics import cast, compute_dtype, real_dtype, side
 from .._core.plan import Link, Plan, selected
 from .._core.rule import stack_depth
 from .._core.shards import cut_of
@@ -78,7 +78,7 @@ class CautiousBody(NestedBody):
         dtype = compute_dtype(u.dtype)
         wide, slope = jnp.asarray(u).astype(dtype), jnp.asarray(g).astype(compute_dtype(g.dtype))
         slope = automatic.laid(slope, u)
-        against = _side(wide, slope) * np.asarray(-1 if downhill else 1, real_dtype(dtype)) <= 0
+        against = side(wide, slope) * np.asarray(-1 if downhill else 1, real_dtype(dtype)) <= 0
         over = tuple(range(depth, against.ndim))
         size = jnp.sum(jnp.ones_like(against, dtype=real_dtype(dtype)), axis=over, keepdims=True)
         kept = jnp.sum((~against).astype(real_dtype(dtype)), axis=over, keepdims=True)
@@ -93,13 +93,6 @@ def _passed(g: Any, u: Any) -> bool:
     return is_absent(u) or is_absent(g) or is_float0(u) or is_float0(g) or not is_inexact(u)
 
 
-def _side(u: Any, g: Any) -> Any:
-    """1 where `u` and `g` point to the same side, -1 where they do not, 0 where one is 0; a product could underflow."""
-    if jnp.iscomplexobj(u) or jnp.iscomplexobj(g):
-        return jnp.sign(jnp.sign(u).real * jnp.sign(g).real + jnp.sign(u).imag * jnp.sign(g).imag)
-    return jnp.sign(u) * jnp.sign(g).astype(u.dtype)
-
-
 def _turns(plan: Plan, parts: Sequence[Any], tree: Any, rows: View) -> list[int]:
     """How many links turn the sign of each leaf, those inside of wrappers included."""
     kinds, cache = view(tree).places, dict[Any, Any]()
@@ -110,7 +103,9 @@ def _turns(plan: Plan, parts: Sequence[Any], tree: Any, rows: View) -> list[int]
             hidden = tree
             for selector in link.selectors:
                 hidden = selector.hide(tree, rows.paths, kinds, hidden)
-            either = [_turns(inner, states, hidden, rows) for inner, states in link.whole.alternatives(part)]
+            either = [
+                _turns(inner, states, hidden, rows) for inner, states in link.whole.alternatives(part, hidden)
+            ]
             if any((a - b) % 2 for other in either for a, b in zip(either[0], other, strict=True)):
                 fact = (
                     f"gx.cautious(tx): of the transforms in {link.address} one goes uphill and one downhill"

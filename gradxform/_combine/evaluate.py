@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import ScheduleFreeState
 
+from .._core import compat
 from .._core.errors import kind, say, short
 from .._core.numerics import cast, compute_dtype
 from .._core.states import beside, nodes, unboxed
 from .._core.tree import is_absent, view
 from .average import ParamAverageState
 
-_KNOWN = "average_params, optax.contrib.schedule_free, optax.lookahead"
+_KNOWN = "average_params, schedule_free (ours or Optax's), optax.lookahead"
 
 
 def eval_params(state: Any, params: Any, which: str | None = None) -> Any:
@@ -111,7 +112,7 @@ def _averaged(node: ParamAverageState, params: Any) -> Any:
 
 
 def _schedule_free(node: ScheduleFreeState, params: Any) -> Any:
-    b1 = jnp.asarray(unboxed(node.b1))
+    b1 = jnp.asarray(compat.moved(jnp.asarray(unboxed(node.b1)), host=False))
 
     def one(y: Any, z: Any) -> Any:
         dtype = compute_dtype(y.dtype, z.dtype)

@@ -10,7 +10,7 @@ from .._core import door
 from .._core.errors import accepts, kind, say, short, signature_text
 from .._core.factory import factory
 from .._core.joined import Joined
-from .._core.mask import hide
+from .._core.mask import MaskSelector, hide
 from .._core.plan import Body, Lowering, Route
 from .._core.transform import GradientTransformation, as_transform, wrap
 from .._core.tree import is_absent, is_pattern, listed, matches, pattern_text, view
@@ -71,6 +71,19 @@ class Groups:
             if matches(pattern, path, leaf, "gx.param_groups"):
                 return i
         return len(self.patterns)
+
+
+class Halves(Groups):
+    """What a mask takes, and the rest."""
+
+    def __init__(self, mask: Any, labels: tuple[str, str], who: str) -> None:
+        super().__init__((), labels, "ignore")
+        self.selector = MaskSelector(mask, who)
+
+    def select(self, tree: Any, paths: Sequence[str], places: Sequence[Any]) -> list[int]:
+        """0 for what the mask takes, 1 for the rest, -1 where there is nothing."""
+        taken = self.selector.select(tree, paths, places)
+        return [-1 if is_absent(x) else int(not one) for one, x in zip(taken, places, strict=True)]
 
 
 class GroupsBody(Body):

@@ -94,8 +94,8 @@ class _Pair:
     def parts(self, state: Any) -> list[Any]:
         return [state]
 
-    def alternatives(self, state: Any) -> list[tuple[Plan, list[Any]]]:
-        del state
+    def alternatives(self, state: Any, params: Any = None) -> list[tuple[Plan, list[Any]]]:
+        del state, params
         return []
 
     def update(self, updates: Any, state: Any, params: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:

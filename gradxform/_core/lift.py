@@ -68,9 +68,11 @@ def elementwise(
             if integers may pass, `coupled` for a decay that must stand before the learning rate, `uncoupled` for one
             that must stand behind it, `counted` if `once` needs the count of a state that has none, `wide=("ema",)` for
             slots that are float32 for a 16-bit parameter, `own=("nu",)` for slots that mean something else here than in
-            the other methods with this state class, `axis_names`, and `sharded` (of `leafwise` and `treewise`): every
-            number over elements of a leaf is made by `leaf.sum`, `leaf.mean`, `leaf.norm` or by `reduce`, and sizes are
-            read from `leaf.shape`, so that the rule is right on one shard of a leaf.
+            the other methods with this state class, `carried=("inner",)` for fields that the body around the rule fills
+            with states of other links, `sees`, a function that says of a `Leaf` in words what the rule makes of its
+            axes (for `describe`), `axis_names`, and `sharded` (of `leafwise` and `treewise`): every number over
+            elements of a leaf is made by `leaf.sum`, `leaf.mean`, `leaf.norm` or by `reduce`, and sizes are read from
+            `leaf.shape`, so that the rule is right on one shard of a leaf.
 
     Returns:
         A transform. Decorate the function around this call with `factory` to make it a value.

@@ -180,6 +180,11 @@ class ThroughBody(NestedBody):
         whole = _Through(self, partial(self.step, inner), {"": inner})
         return lowering.whole(whole, route, self._asked(whole), self.call, self.reach)
 
+    def decided(self, params: Any) -> Body:
+        """What stands inside for these parameters, where they decide it."""
+        del params
+        return self.inner.body
+
     def split(self, state: Any, address: str) -> list[Any]:
         del address
         return [state]
@@ -223,7 +228,7 @@ class EitherBody(NestedBody):
 class _Wrapper:
     """A wrapper as a link that sees the whole tree. `inners` are the transforms inside, by field of its state."""
 
-    def __init__(self, body: NestedBody, step: Any, inners: Mapping[str, Inner]) -> None:
+    def __init__(self, body: Any, step: Any, inners: Mapping[str, Inner]) -> None:
         self.body, self.update, self.inners = body, step, inners
 
     @property
@@ -252,8 +257,9 @@ class _Wrapper:
     def exact(self) -> bool:
         return self.body.exact or exact_link(self.plan) != ""
 
-    def alternatives(self, state: Any) -> list[tuple[Plan, list[Any]]]:
+    def alternatives(self, state: Any, params: Any = None) -> list[tuple[Plan, list[Any]]]:
         """The plan of each transform inside, with the states of its links."""
+        del params
         found: list[tuple[Plan, list[Any]]] = []
         for name, inner in self.inners.items():
             found.append((inner.plan, inner.body.split(getattr(state, name), inner.address)))
@@ -270,5 +276,7 @@ class _Through(_Wrapper):
     def fields(self) -> tuple[str, ...]:
         return ()
 
-    def alternatives(self, state: Any) -> list[tuple[Plan, list[Any]]]:
-        return [(inner.plan, inner.body.split(state, inner.address)) for inner in self.inners.values()]
+    def alternatives(self, state: Any, params: Any = None) -> list[tuple[Plan, list[Any]]]:
+        (inner,) = self.inners.values()
+        body = inner.body if params is None else self.body.decided(params)
+        return [(inner.plan if body is inner.body else inner.of(body), body.split(state, inner.address))]

@@ -142,6 +142,13 @@ def ratio(*eps: Any) -> Callable[[Any, Any], Any]:
     return operator.truediv if positive(*eps) else quotient
 
 
+def side(u: Any, g: Any) -> Any:
+    """1 where `u` and `g` point to the same side, -1 where they do not, 0 where one is 0; a product could underflow."""
+    if jnp.iscomplexobj(u) or jnp.iscomplexobj(g):
+        return jnp.sign(jnp.sign(u).real * jnp.sign(g).real + jnp.sign(u).imag * jnp.sign(g).imag)
+    return jnp.sign(u) * jnp.sign(g).astype(u.dtype)
+
+
 @jax.custom_jvp
 def root(x: Any) -> Any:
     """The square root of what is not negative, whose derivative at 0 is 0 and not infinite; NaN stays NaN."""

@@ -54,7 +54,8 @@ def _places(link: Link, state: Any, leaves: frozenset[str]) -> list[Place]:
     rule = link.rule
     decays = rule.coupled or rule.uncoupled
     remembers = decays or rule.scheduled or rule.count_field is not None or bool(rule.slots)
-    ahead = roles.ITERATE in rule.roles.values()
+    # What makes the whole step itself keeps weights of before it, as Prodigy does those of the start.
+    ahead = rule.rate == 0 and roles.ITERATE in rule.roles.values()
     return [Place(link.address, leaves, sums, bounds(link), remembers=remembers, looks_ahead=ahead)]
 
 
@@ -99,7 +100,7 @@ class _Walk:
             hidden = params
             for selector in link.selectors:
                 hidden = selector.hide(params, rows.paths, rows.places, hidden)
-            for inner, states in link.whole.alternatives(part):
+            for inner, states in link.whole.alternatives(part, hidden):
                 lines += self.plan(inner, states, hidden, (*around, *found))
         return lines
 

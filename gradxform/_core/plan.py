@@ -151,8 +151,11 @@ class Whole(Protocol):
         """The states of the links of `plan`."""
         ...
 
-    def alternatives(self, state: Any) -> "list[tuple[Plan, list[Any]]]":
-        """The transforms inside, of which one runs at a step: their plans and the states of their links."""
+    def alternatives(self, state: Any, params: Any = None) -> "list[tuple[Plan, list[Any]]]":
+        """The transforms inside, of which one runs at a step: their plans and the states of their links.
+
+        `params`, where they are known: what is inside may depend on them.
+        """
         ...
 
 

@@ -5,19 +5,20 @@ Rows are made from the plan and from abstract shapes; nothing is computed on a d
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from .compat import Tracer
+from .leaf import Leaf
 from .orders import orders
 from .packed import is_packed, packed_leaves
 from .placement import typed
 from .plan import Link, Plan, selected
 from .roles import COUNT, OTHER, Role, roles_of
-from .rule import Rule
+from .rule import Rule, stack_depth
 from .scalars import is_schedule
 from .shapes import abstract_state
 from .transform import GradientTransformation
@@ -59,6 +60,8 @@ class LinkRow:
     parameters: int
     state: Size
     slots: tuple[Slot, ...]
+    #: What the rule makes of the axes of a leaf, in words, by path; for rules that say it.
+    seen: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ def _scalar_text(value: Any) -> str:
 def _slots(rule: Rule, state: Any) -> list[Slot]:
     inner = state.inner if rule.scheduled else state
     found = [_slot("count", COUNT, state.count)] if rule.scheduled else []
-    return [*found, *(_slot(name, role, getattr(inner, name)) for name, role in rule.roles.items())]
+    own = {name: role for name, role in rule.roles.items() if name not in rule.carried}
+    return [*found, *(_slot(name, role, getattr(inner, name)) for name, role in own.items())]
 
 
 def _slot(name: str, role: Role, tree: Any) -> Slot:
@@ -172,6 +176,19 @@ def _row(link: Link, state: Any, leaves: list[tuple[str, int]]) -> LinkRow:
     )
 
 
+def _seen(link: Link, leaves: list[tuple[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """A rule's words on what it makes of each leaf."""
+    rule = link.rule
+    if rule is None or rule.sees is None:
+        return ()
+    found: list[tuple[str, str]] = []
+    for path, x in leaves:
+        shape, depth = np.shape(x), stack_depth(link.stacked, path, x)
+        layers = "".join(f"{n} of " for n in shape[:depth])
+        found.append((path, layers + rule.sees(Leaf(path, shape[depth:], x.dtype))))
+    return tuple(found)
+
+
 class _Rows:
     """The rows of a plan and of the plans inside its wrappers."""
 
@@ -187,7 +204,8 @@ class _Rows:
         for link, part in zip(plan.links, parts, strict=True):
             chosen = selected(link, params, rows.paths, rows.places, cache)
             leaves = [(p, size) for p, size, take in zip(rows.paths, sizes, chosen, strict=True) if take]
-            self.found.append(_row(link, part, leaves))
+            taken = [(p, x) for p, x, take in zip(rows.paths, rows.places, chosen, strict=True) if take]
+            self.found.append(replace(_row(link, part, leaves), seen=_seen(link, taken)))
             if link.rule is not None and link.rule.call == "set_to_zero":
                 self.zeroed.update(path for path, _ in leaves)
             elif link.rule is not None and link.rule.flips:
@@ -196,7 +214,7 @@ class _Rows:
                 hidden = params
                 for selector in link.selectors:
                     hidden = selector.hide(params, rows.paths, rows.places, hidden)
-                self.inside(link.whole.alternatives(part), hidden)
+                self.inside(link.whole.alternatives(part, hidden), hidden)
 
     def inside(self, alternatives: list[tuple[Plan, list[Any]]], params: Any) -> None:
         """The rows inside of a wrapper. Of several alternatives one runs at a step, so their turns do not add up."""

@@ -106,7 +106,9 @@ class Rule:
     bounds: bool = False
     wide: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict[str, str])
+    sees: Callable[[Leaf], str] | None = None
 
     @property
     def roles(self) -> dict[str, Role]:
@@ -118,8 +120,13 @@ class Rule:
         return tuple(name for name, role in self.roles.items() if role.per_parameter)
 
     @property
+    def count_fields(self) -> tuple[str, ...]:
+        """The counts: the first is the one that is asked, the others are counted along with it."""
+        return tuple(name for name, role in self.roles.items() if role is roles.COUNT)
+
+    @property
     def count_field(self) -> str | None:
-        return next((name for name, role in self.roles.items() if role is roles.COUNT), None)
+        return next(iter(self.count_fields), None)
 
     @property
     def asked_of_others(self) -> tuple[str, ...]:
@@ -136,6 +143,10 @@ class Rule:
         """Whether the state is wrapped in `Scheduled`."""
         values = (*self.scalars.values(), *self.decays.values())
         return self.count_field is None and (self.counted or any(map(is_schedule, values)))
+
+    def owned(self, state: Any) -> Any:
+        """A state of this rule without what it carries of other links."""
+        return state._replace(**dict.fromkeys(self.carried, ())) if self.carried else state
 
     def slot_dtype(self, name: str, dtype: Any) -> Any:
         """The dtype in which a slot is stored for a parameter of `dtype`.
@@ -185,6 +196,8 @@ class Rule:
         for name, role in self.roles.items():
             if name in self.fields:
                 made[name] = self.fields[name]()
+            elif name in self.carried:
+                made[name] = ()
             elif role is roles.COUNT:
                 made[name] = jnp.zeros([], jnp.int32)
             elif role.per_parameter:
@@ -227,7 +240,8 @@ class Running:
             self.count = getattr(self.inner, rule.count_field)
         else:
             self.count = None
-        singles = [n for n, r in rule.roles.items() if not r.per_parameter and r is not roles.COUNT]
+        owned = [(n, r) for n, r in rule.roles.items() if n not in rule.carried]
+        singles = [n for n, r in owned if not r.per_parameter and r is not roles.COUNT]
         self.fields = {name: getattr(self.inner, name) for name in singles}
         self.k: dict[str, Any] = {}
 
@@ -264,6 +278,7 @@ class Running:
         made: dict[str, Any] = {
             name: keep(value, jnp.asarray(getattr(self.inner, name))) for name, value in self.fields.items()
         }
+        made.update({name: getattr(self.inner, name) for name in rule.carried})
         made.update({name: nest(places, getattr(self.inner, name)) for name, places in self.slots.items()})
         if self.count is not None:
             old = jnp.asarray(self.count)
@@ -271,4 +286,7 @@ class Running:
             if rule.scheduled:
                 return Scheduled(count, rule.state(**made) if rule.roles else self.inner)
             made[str(rule.count_field)] = count
+            for name in rule.count_fields[1:]:
+                other = jnp.asarray(getattr(self.inner, name))
+                made[name] = keep(next_count(other), other)
         return rule.state(**made)

@@ -29,6 +29,11 @@ class Fold(NamedTuple):
         """The numbers of rows and of columns of one matrix."""
         return self._product(self.rows), self._product(self.columns)
 
+    def __str__(self) -> str:
+        """The matrices in words: `3 x 8 of 64 x 256` are 24 of 64 rows and 256 columns."""
+        counted = " x ".join(str(self.shape[i]) for i in self.counted)
+        return f"{counted + ' of ' if counted else ''}{self.size[0]} x {self.size[1]}"
+
     def _product(self, axes: tuple[int, ...]) -> int:
         return math.prod(self.shape[i] for i in axes)
 

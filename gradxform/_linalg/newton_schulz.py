@@ -17,12 +17,12 @@ Products are pinned: in float32 no accelerator may shorten operands, in bfloat16
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._core.errors import check_integer, say, short
 from .._core.numerics import abs_sq, quotient, real_dtype, root
+from .products import gram_of, times
 
 Triple = tuple[Any, Any, Any]
 
@@ -127,12 +127,12 @@ def orthogonalise(
     x = x / _expanded(jnp.where(size == 0, jnp.ones_like(size), size))
     x = x if dtype is None else x.astype(dtype)
     for i, (a, b, c) in enumerate(triples):
-        gram = _gram(x, side)
+        gram = gram_of(x, side)
         if i == 0 and preconditioning in ("aol", "schatten"):
             x, gram = _rescaled(x, gram, side, preconditioning)
         short = _kept(gram, x.dtype)
-        B = _kept(b * gram + c * _times(short, short, -1, -2), x.dtype)
-        moved = _times(x, B, -1, -2) if tall else _times(B, x, -1, -2)
+        B = _kept(b * gram + c * times(short, short, -1, -2), x.dtype)
+        moved = times(x, B, -1, -2) if tall else times(B, x, -1, -2)
         x = _kept(a * _kept(x, moved.dtype) + moved, x.dtype)
     return x.astype(given)
 
@@ -158,27 +158,6 @@ def _rescaled(x: Any, gram: Any, side: int, preconditioning: str) -> tuple[Any, 
     along = jnp.expand_dims(s, -2 if side == -1 else -1)
     gram = jnp.expand_dims(s, -1) * gram * jnp.expand_dims(s, -2)
     return _kept(along * _kept(x, gram.dtype), x.dtype), gram
-
-
-def _gram(x: Any, side: int) -> Any:
-    """`X X^H` (side -2) or `X^H X` (side -1), in float32 or wider."""
-    other = -1 if side == -2 else -2
-    conjugate = jnp.conj(x) if jnp.iscomplexobj(x) else x
-    return _times(x, conjugate, other, other) if side == -2 else _times(conjugate, x, other, other)
-
-
-def _times(x: Any, y: Any, over: int, with_: int) -> Any:
-    """The products of matrices, summed over axis `over` of the one and `with_` of the other."""
-    batch = tuple(range(x.ndim - 2))
-    short = jnp.finfo(x.dtype).bits < 32
-    axes = (((x.ndim + over,), (y.ndim + with_,)), (batch, batch))
-    return jax.lax.dot_general(
-        x,
-        y,
-        axes,
-        precision=None if short else jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32 if short else None,
-    )
 
 
 def _kept(x: Any, dtype: Any) -> Any:

@@ -3,15 +3,18 @@
     u_t = g_t + weight_decay(t) p_t                                      coupled: before the rate
     u_t = g_t - weight_decay(t) p_t                                      independent: behind the rate
     u_t = (g_t + weight_decay(t) p_t) / (1 + rate(t) weight_decay(t))    proximal: before the rate
+    u_t = g_t + weight_decay(t) p_t  or g_t                              cautious: where g_t p_t >= 0, or not
 
 The learning rate scales what stands before it. Behind Adam and before the rate this is AdamW (decoupled from the
 moments, coupled to the rate, as in Optax and torch). Before Adam it is L2 regularisation, which divides the
 decay by the root of v: another method.
-Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019.
+Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019. Chen et al., Cautious weight decay, 2025,
+arXiv:2510.12402.
 """
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -20,13 +23,19 @@ from .._core.errors import check_flag, check_number, concrete, short
 from .._core.factory import factory
 from .._core.foreign import WeightDecaySchedule
 from .._core.lift import elementwise
+from .._core.numerics import side
 from .._core.scalars import is_schedule, is_zero
 from .._core.transform import wrap
 
 
 @factory(label="decay")
 def add_decayed_weights(
-    weight_decay: Any = 0.0, mask: Any = None, *, coupled: bool = True, proximal_rate: Any = None
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    *,
+    coupled: bool = True,
+    proximal_rate: Any = None,
+    cautious: bool = False,
 ):
     """Adds the decayed parameters to the update.
 
@@ -41,6 +50,8 @@ def add_decayed_weights(
         coupled: True stands before the learning rate in the chain, False behind it (`chain` refuses the other order).
         proximal_rate: the learning rate that follows, a number or a schedule: the step then ends at
             `(p - rate g) / (1 + rate weight_decay)`, which never overshoots zero however large the decay.
+        cautious: True decays a weight only where the update takes it towards zero too, or is 0. The decay then never
+            works against the gradient, so it moves no minimum of the loss; it chooses among them.
 
     State: none for numbers, Optax's `WeightDecaySchedule(count)` for a schedule; inside `MaskedState` with a mask.
 
@@ -54,13 +65,19 @@ def add_decayed_weights(
     """
     check_number("add_decayed_weights", "weight_decay", weight_decay, low=-np.inf if coupled else 0)
     check_flag("add_decayed_weights", "coupled", coupled)
+    check_flag("add_decayed_weights", "cautious", cautious)
     known = concrete(weight_decay) or 0
+    uncoupled = known < 0 or not coupled
     proximal = proximal_rate is not None
     if proximal:
         check_number("add_decayed_weights", "proximal_rate", proximal_rate, low=0)
         if not coupled or known < 0:
             hint = "a proximal decay stands before the rate and is not negative"
             raise ValueError(f"gx.add_decayed_weights(proximal_rate={short(proximal_rate)}): {hint}")
+        if cautious:
+            raise ValueError(
+                "gx.add_decayed_weights(cautious=True): a proximal decay is not cautious; choose one"
+            )
 
     def once(c: Any) -> dict[str, Any]:
         one = np.asarray(1, c.dtype)
@@ -72,6 +89,10 @@ def add_decayed_weights(
             return g
         if proximal:
             return k.shrink * (g + k.weight_decay * p)
+        if cautious:
+            # Behind the rate the update points downhill.
+            with_it = side(g, p) <= 0 if uncoupled else side(g, p) >= 0
+            p = jnp.where(with_it, p, jnp.zeros_like(p))
         return g + k.weight_decay * p if coupled else g - k.weight_decay * p
 
     scalars = {"weight_decay": weight_decay} | ({"proximal_rate": proximal_rate} if proximal else {})
@@ -81,7 +102,7 @@ def add_decayed_weights(
         state=WeightDecaySchedule if any(map(is_schedule, scalars.values())) else optax.EmptyState,
         scalars=scalars,
         needs=("params",),
-        uncoupled=known < 0 or not coupled,
+        uncoupled=uncoupled,
         coupled=known > 0 and coupled,
         call="add_decayed_weights",
     )

@@ -4,45 +4,37 @@
     d_t = beta m_t / (1 - beta^(t+1)) + (1 - beta) g_t / (1 - beta^t)    Nesterov
     d_t = m_t / (1 - beta^t)                                             otherwise
     u_t = U V^T,  U S V^T = d_t                                          by Newton-Schulz, nearly
-    u_t <- sqrt(max(1, fan_out / fan_in)) u_t                            or
-    u_t <- c sqrt(max(fan_in, fan_out)) u_t
 
 g is the gradient, t = 1, 2, ... the step. The singular value decomposition is never made: a polynomial of odd degree in
 a matrix acts on its singular values, and a few of them, chosen well, bring all of them near 1. See the head of
-`_linalg/newton_schulz.py`. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024. Liu et al.,
-Muon is scalable for LLM training, 2025, arXiv:2502.16982. Bernstein & Newhouse, Old optimizer, new norm, 2024,
+`_linalg/newton_schulz.py`. A factor for the shape stands behind it, see `scale_by_shape`. Jordan et al., Muon: an
+optimizer for hidden layers in neural networks, 2024. Bernstein & Newhouse, Old optimizer, new norm, 2024,
 arXiv:2409.20325.
 """
 
-import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from optax.contrib import MuonState
 
 from .._combine.chain import chain
-from .._combine.groups import Groups, GroupsBody
 from .._combine.plain import check_rate, scale_by_learning_rate
 from .._core import automatic
 from .._core.errors import check_flag, check_number
 from .._core.factory import factory
 from .._core.lift import leafwise
-from .._core.mask import MaskSelector
 from .._core.numerics import debias, ema
-from .._core.plan import Lowering, Route
-from .._core.rule import stack_depth
 from .._core.transform import GradientTransformation, wrap
-from .._core.tree import is_absent
 from .._linalg.dims import finder, resolved, seen_as
 from .._linalg.fold import Fold
 from .._linalg.newton_schulz import PRECONDITIONINGS, STANDARD, coefficients, orthogonalise
 from .adam import adamw
 from .decay import add_decayed_weights, check_decay
+from .matrices import Sorted, SortedBody
+from .shape import check_convention, normalize_neurons, scale_by_shape
 
 
 @factory
@@ -81,8 +73,10 @@ def scale_by_muon(
             value, by a decomposition, which costs more than all steps. "aol", "schatten": a correction of the norm by
             what the first product shows, nearly free; worth about a step.
         weight_dimension_numbers: which axes of an array are the matrix: `optax.contrib.MuonDimensionNumbers` for all
-            leaves, a tree of them or a prefix of one, a function of the parameters that gives such a tree, or a
-            function of path and leaf that gives one. None: leaves are matrices.
+            leaves, a tree of them or a prefix of one, a function of the parameters that gives such a tree; a plan by
+            path, such as `{"*/qkv": MuonDimensionNumbers(0, (1, 2)), "*": None}`, of whose globs and regular
+            expressions the first that takes a leaf decides; a function of path and leaf that gives one. None: leaves
+            are matrices. `gx.describe` prints what becomes of each leaf.
         ns_dtype: dtype of the factors in matrix products. None: float32, on accelerators too. "bfloat16": as Keller
             Jordan; sums stay in float32.
 
@@ -107,8 +101,8 @@ def scale_by_muon(
         [[1.0, 0.0], [0.0, 1.0]]
 
     Differs from Optax: products without a batch of one (about half the time on CPU), pinned in float32; "aol" and
-    "schatten" do not depend on the size of the gradient; arrays without elements pass; names of sets, a function of
-    path and leaf, `ns_dtype`; explicit axes of a mesh.
+    "schatten" do not depend on the size of the gradient; arrays without elements pass; names of sets, plans by path
+    and functions of path and leaf, `ns_dtype`; explicit axes of a mesh.
     """
     who = "scale_by_muon"
     triples = coefficients(who, ns_coeffs, ns_steps)
@@ -151,6 +145,7 @@ def scale_by_muon(
             scalars={"eps": eps},
             dtypes={"mu": mu_dtype},
             fields={"ns_coeffs": lambda: jnp.asarray(triples)},
+            sees=lambda leaf: str(seen_as(who, dims, find, leaf)),
             call=who,
         )
 
@@ -163,97 +158,6 @@ def _orthogonal(seen: Fold, steps: int, preconditioning: str, dtype: Any, d: Any
     triples = triples * steps if ns.ndim == 1 else triples
     o = orthogonalise(seen.matrices(d), triples, eps=eps, preconditioning=preconditioning, dtype=dtype)
     return seen.array(o)
-
-
-@factory
-def scale_by_shape(weight_dimension_numbers: Any = None, consistent_rms: Any = None):
-    """Multiplies each matrix by a number that depends on its shape: what an orthogonal update needs behind it.
-
-    **Update**: `u = sqrt(max(1, fan_out / fan_in)) g`, or `u = c sqrt(max(fan_in, fan_out)) g`.
-
-    Args:
-        weight_dimension_numbers: as in `scale_by_muon`; rows of a matrix are what is summed over (fan in), columns what
-            is made (fan out).
-        consistent_rms: c, the root mean square of an update that comes in orthogonal; 0.2 is that of AdamW's
-            updates, so that its learning rates can be kept (Liu et al. 2025). None for the first form.
-
-    State: none.
-
-    Reach: leaf.
-
-    Raises:
-        ValueError: when parameters arrive, for a leaf that is no matrix.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import gradxform as gx
-        >>> tx = gx.scale_by_shape()
-        >>> tx.update(jnp.ones((1, 4)), tx.init(None))[0].tolist()
-        [[2.0, 2.0, 2.0, 2.0]]
-    """
-    who = "scale_by_shape"
-    if consistent_rms is not None:
-        check_number(who, "consistent_rms", consistent_rms, low=0)
-
-    def rule(dims: Any) -> GradientTransformation:
-        find = finder(who, dims)
-
-        def step(g: Any, s: Any, p: Any, k: Any, leaf: Any) -> Any:
-            del s, p
-            fan_in, fan_out = seen_as(who, dims, find, leaf).size
-            if consistent_rms is None:
-                return g * np.asarray(math.sqrt(max(1.0, fan_out / max(fan_in, 1))), k.rms.dtype)
-            return g * (k.rms * np.asarray(math.sqrt(max(fan_in, fan_out)), k.rms.dtype))
-
-        scalars = {"rms": 0.0 if consistent_rms is None else consistent_rms}
-        named = {"rms": "consistent_rms"}
-        return leafwise(step, scalars=scalars, arguments=named, sharded=True, call=who)
-
-    return resolved(who, rule, weight_dimension_numbers)
-
-
-class Sorted(Groups):
-    """The matrices, and the rest. A leading axis that is declared to count layers is not one of a matrix's."""
-
-    def __init__(self, mask: Any, dims: Any, stacked: tuple[Any, ...] = ()) -> None:
-        super().__init__((), ("muon", "adam"), "ignore")
-        self.mask, self.dims, self.stacked = mask, dims, stacked
-        self.find = finder("muon", dims)
-
-    def select(self, tree: Any, paths: Sequence[str], places: Sequence[Any]) -> list[int]:
-        """0 for a matrix, 1 for another leaf, -1 where there is none."""
-        taken = [True] * len(places)
-        if self.mask is not None:
-            taken = MaskSelector(self.mask, "gx.muon(matrices)").select(tree, paths, places)
-        rows = zip(taken, paths, places, strict=True)
-        return [-1 if is_absent(x) else int(not (one and self._takes(path, x))) for one, path, x in rows]
-
-    def _takes(self, path: str, x: Any) -> bool:
-        shape = x.shape[stack_depth(self.stacked, path, x) :]
-        if self.find is not None:
-            return self.find(path, jax.ShapeDtypeStruct(shape, x.dtype)) is not None
-        return self.dims is not None or self.mask is not None or len(shape) == 2
-
-
-class SortedBody(GroupsBody):
-    """Muon for the matrices and AdamW for the rest."""
-
-    def __init__(self, mask: Any, dims: Any, transforms: Sequence[GradientTransformation]) -> None:
-        super().__init__(Sorted(mask, dims), transforms)
-        self.mask, self.dims = mask, dims
-
-    def _below(self, stacked: tuple[Any, ...]) -> GroupsBody:
-        return GroupsBody(Sorted(self.mask, self.dims, stacked), self.transforms)
-
-    def init(self, params: Any, stacked: tuple[Any, ...] = ()) -> Any:
-        return self._below(stacked).init(params, stacked) if stacked else super().init(params)
-
-    def lower(self, lowering: Lowering, route: Route) -> Route:
-        return (
-            self._below(route.stacked).lower(lowering, route)
-            if route.stacked
-            else super().lower(lowering, route)
-        )
 
 
 @factory
@@ -279,15 +183,17 @@ def muon(
     consistent_rms: Any = None,
     matrices: Any = None,
     ns_dtype: Any = None,
+    convention: str | None = None,
+    neuron_b2: Any = None,
 ):
     """Muon for the hidden matrices, AdamW for embeddings, heads, norms and biases.
 
     **Advice.** Embeddings and the output layer are matrices and should not be orthogonalised: say
-    `matrices=gx.matrices(exclude=("*embed*", "head/*"))`; Optax's default takes every array of two axes. The two parts
-    have rates of different units: 0.02 is usual for Muon (a spectral norm), 3e-4 for AdamW, which gets it by
-    `adam_learning_rate`. With `consistent_rms=0.2` both have AdamW's, and a run can be converted by exchanging the
-    optimizer. Fused weights (queries, keys and values in one array, heads in one axis) are several matrices: say so by
-    dimension numbers.
+    `matrices=gx.matrices(exclude=("*embed*", "head/*"))`; Optax's default takes every array of two axes, and a warning
+    says so of those whose names are such. The two parts have rates of different units: 0.02 is usual for Muon (a
+    spectral norm), 3e-4 for AdamW, which gets it by `adam_learning_rate`. With `convention="moonshot"` both have
+    AdamW's, and a run can be converted by exchanging the optimizer. Fused weights (queries, keys and values in one
+    array, heads in one axis) are several matrices: say so by dimension numbers.
 
     Args:
         learning_rate: a number or a schedule; the spectral norm of a step, up to the factor of the shape. With
@@ -301,25 +207,31 @@ def muon(
         adam_learning_rate: its rate; None is `learning_rate`.
         muon_weight_dimension_numbers: `weight_dimension_numbers` of `scale_by_muon`; a leaf for which they are None is
             AdamW's.
-        consistent_rms: as in `scale_by_shape`.
+        consistent_rms, convention: as in `scale_by_shape`.
+        neuron_b2: `b2` of `normalize_neurons`, which then stands behind `scale_by_muon`: NorMuon. None leaves it out.
         matrices: which leaves are orthogonalised; every form of `gx.masked`. None: those with dimension numbers, or
             without any, the arrays of two axes, not counting one that `gx.per_layer` has declared to count layers.
 
     Returns:
         Two groups: `chain(scale_by_muon, scale_by_shape, add_decayed_weights, scale_by_learning_rate)` and `adamw`. The
-        state is that of `optax.contrib.muon`.
+        state is that of `optax.contrib.muon`, unless there is a `neuron_b2`.
+
+    Warns:
+        UserWarning: when parameters arrive, of embeddings and output layers that are orthogonalised because nobody has
+            said which leaves are.
 
     Example:
         >>> import gradxform as gx
         >>> gx.muon(0.02, adam_learning_rate=3e-4, matrices=gx.matrices(exclude="embed*"))
         gx.muon(0.02, adam_learning_rate=0.0003, matrices=gx.matrices(exclude='embed*'))
 
-    Differs from Optax: as `scale_by_muon` and `adamw`; `matrices`.
+    Differs from Optax: as `scale_by_muon` and `adamw`; `matrices`, `convention`, `neuron_b2`; the warning.
     """
     check_rate("muon", learning_rate)
     check_decay("muon", weight_decay)
     other_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     check_number("muon", "adam_learning_rate", other_rate, low=0)
+    check_convention("muon", convention, consistent_rms)
     rest = adamw(
         other_rate,
         adam_b1,
@@ -344,12 +256,14 @@ def muon(
             weight_dimension_numbers=dims,
             ns_dtype=ns_dtype,
         )
+        behind = () if neuron_b2 is None else (normalize_neurons(neuron_b2, weight_dimension_numbers=dims),)
         mine = chain(
             first,
-            scale_by_shape(dims, consistent_rms),
+            *behind,
+            scale_by_shape(dims, consistent_rms, convention=convention),
             add_decayed_weights(weight_decay, weight_decay_mask),
             scale_by_learning_rate(learning_rate),
         )
-        return wrap(SortedBody(matrices, dims, (mine, rest)))
+        return wrap(SortedBody(Sorted("muon", matrices, dims, ("muon", "adam")), (mine, rest)))
 
     return resolved("muon", groups, muon_weight_dimension_numbers)

@@ -64,6 +64,7 @@ class Description:
         ]
         for link in known["links"]:
             link["scalars"] = dict(link["scalars"])
+            link["seen"] = dict(link["seen"])
         known["packed"] = dict(self.facts.packed)
         own = {name: [asdict(x) for x in getattr(self, name)] for name in ("groups", "state", "foreign")}
         return {"transform": self.title, **known, **own, "unknown": list(self.unknown)}
@@ -71,7 +72,9 @@ class Description:
     def __str__(self) -> str:
         lines = [self.title, "", *_table(self.facts), ""]
         split = _groups(self.groups)
-        return "\n".join([*lines, *split, *([""] if split else []), *_summary(self, bool(split))])
+        seen = _seen(self.facts)
+        parts = [*split, *([""] if split else []), *seen, *([""] if seen else [])]
+        return "\n".join([*lines, *parts, *_summary(self, bool(split))])
 
     __repr__ = __str__
 
@@ -181,6 +184,20 @@ def _groups(found: Sequence[Group]) -> list[str]:
         count = (str(len(group.leaves)), _number(group.parameters))
         rows.append([_listed(group.leaves, 3), *count, rate, group.decay, links])
     return align(rows, right=(1, 2))
+
+
+def _seen(known: Facts) -> list[str]:
+    """What rules make of the axes of leaves; those of one shape that are seen alike are one row."""
+    rows: list[list[str]] = []
+    for link in known.links:
+        shapes = {path: shape for path, shape, _ in known.leaves}
+        alike: dict[tuple[Any, str], list[str]] = {}
+        for path, text in link.seen:
+            alike.setdefault((shapes[path], text), []).append(path)
+        rows += [
+            [link.address, _listed(paths, 3), str(shape), text] for (shape, text), paths in alike.items()
+        ]
+    return align([["link", "sees", "of shape", "as"], *rows]) if rows else []
 
 
 def _local(size: Size) -> int:

@@ -12,7 +12,7 @@ import optax
 from .._core.address import listed
 from .._core.errors import kind, say, short
 from .._core.packed import is_packed
-from .._core.roles import roles_of
+from .._core.roles import OTHER, roles_of
 from .._core.shapes import bare
 from .._core.spec import to_json
 from .._core.states import nodes, unboxed
@@ -153,7 +153,9 @@ def compare(data: Mapping[str, Any], transform: Any, like: Any, strict: bool, wh
         raise CheckpointError(say(apart, *facts, restore))
     for name, entry in wanted.items():
         for part in ("codes", "shape", "dtype", "role"):
-            if entry.get(part) != got[name].get(part):
+            if entry.get(part) != got[name].get(part) and not (
+                part == "role" and _undeclared(got[name], entry)
+            ):
                 fact = f"{who}: {name} has {part} {got[name].get(part)}, wanted {entry.get(part)}"
                 same = data["text"] == text
                 by = (
@@ -165,6 +167,11 @@ def compare(data: Mapping[str, Any], transform: Any, like: Any, strict: bool, wh
     if strict and not _same(data, transform, text):
         remedy = f"strict=False loads a state with the same arrays; {restore}"
         raise CheckpointError(say(f"{who}: saved by {data['text']}, this is {text}", remedy))
+
+
+def _undeclared(saved: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether nobody had said yet, when it was saved, what this field of this class means."""
+    return saved.get("role") == OTHER.name and saved.get("field") == entry.get("field")
 
 
 def _same(data: Mapping[str, Any], transform: Any, text: str) -> bool:

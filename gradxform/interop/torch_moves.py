@@ -105,7 +105,7 @@ def from_torch(
         (gx.adamw(0.001, weight_decay=0.01), 7, (2, 3))
     """
     who = "gx.interop.from_torch(saved, tx, params)"
-    run = read(saved, optimizer, names, who)
+    run = read(saved, who, optimizer, names)
     move = Move(run, params, renamed, layout, who)
     position = move.position(steps_per_epoch, step)
     parts = move.parts()
@@ -169,7 +169,7 @@ def to_torch(
         [1.0, 1.0]
     """
     who = "gx.interop.to_torch(tx, state, params, like)"
-    run = read(like, None, None, who)
+    run = read(like, who, argument="like")
     if is_of_bitsandbytes(run):
         fact = f"{who}: like: bitsandbytes' state is read, not written"
         raise ValueError(say(fact, "pass the run of a new torch.optim.AdamW"))

@@ -43,7 +43,7 @@ def places(
     """The place of every parameter that torch knows, or one error that lists those without."""
     path_of = _paths(renamed, who)
     found: dict[str, str] = {}
-    for name in (*run.names, *(name for name in run.weights if name not in run.names)):
+    for name in dict.fromkeys((*run.names, *run.weights)):
         path = path_of(name)
         if path in params:
             found[name] = path

@@ -76,15 +76,21 @@ class TorchRun:
             np.savez(file, allow_pickle=False, **{KEY: text}, **arrays)
 
 
-def read(saved: Any, optimizer: str | None, names: Sequence[str] | None, who: str) -> TorchRun:
-    """A run, from the file of one, or from what `optimizer.state_dict()` gave."""
+def read(
+    saved: Any,
+    who: str,
+    optimizer: str | None = None,
+    names: Sequence[str] | None = None,
+    argument: str = "saved",
+) -> TorchRun:
+    """A run, from the file of one, or from what `optimizer.state_dict()` gave; `argument` is what the call calls it."""
     if isinstance(saved, TorchRun):
         return saved
     if isinstance(saved, str | os.PathLike):
         return _from_file(Path(saved), who)
     if isinstance(saved, Mapping) and {"state", "param_groups"} <= set(saved):
-        return _from_state_dict(saved, optimizer, names, who)
-    fact = f"{who}: saved: wanted a path, a TorchRun or optimizer.state_dict(), got {kind(saved)}"
+        return _from_state_dict(saved, optimizer, names, f"{who}: {argument}")
+    fact = f"{who}: {argument}: wanted a path, a TorchRun or optimizer.state_dict(), got {kind(saved)}"
     raise TypeError(say(fact, "examples/torch_export.py writes the file"))
 
 
@@ -140,15 +146,14 @@ def _from_state_dict(saved: Mapping[str, Any], optimizer: str | None, names: Any
         optimizer = told.pop() if len(told) == 1 else None
     if optimizer is None:
         fact = f"{who}: this state_dict does not tell of which optimizer it is"
-        raise ValueError(say(fact, 'pass optimizer="AdamW", the name of its class'))
+        raise ValueError(say(fact, 'pass optimizer="AdamW", the name of its class, or a gx.interop.TorchRun'))
     if names is None and groups and all("param_names" in group for group in groups):
         names = [name for group in groups for name in group["param_names"]]
     if names is None or len(names) != len(numbers) or len(set(names)) != len(names):
         got = "none" if names is None else f"{len(names)}, {len(set(names))} of them different"
-        fact = f"{who}: names: a state_dict only numbers its {len(numbers)} parameters, got {got}"
-        raise ValueError(
-            say(fact, "pass [name for name, _ in model.named_parameters()], as the optimizer got them")
-        )
+        fact = f"{who}: a state_dict only numbers its {len(numbers)} parameters, got {got} as names"
+        remedy = "pass [name for name, _ in model.named_parameters()], as the optimizer got them"
+        raise ValueError(say(fact, f"{remedy}, or a gx.interop.TorchRun"))
     name_of = dict(zip(numbers, names, strict=True))
     named = tuple(
         {k: v for k, v in group.items() if k not in ("params", "param_names")}

@@ -56,6 +56,8 @@ class Move:
             raise ValueError(say(fact, "keep real and imaginary parts as two parameters"))
         self.places = places(run, self.params, renamed, layout, who)
         self.names = {place.path: name for name, place in self.places.items()}
+        held = set(run.names)
+        self.frozen = [path for path, name in self.names.items() if name not in held]
 
     def parts(self) -> list[Part]:
         """The groups: those with the same options as one, and one for each number of steps."""
@@ -94,10 +96,9 @@ class Move:
             torch_kinds.make(self.run.optimizer, part.options, rate, self.who)
             for part, rate in zip(parts, rates, strict=True)
         ]
-        frozen = [path for path, name in self.names.items() if name not in self.run.names]
-        if len(made) == 1 and not frozen:
+        if len(made) == 1 and not self.frozen:
             return made[0]
-        groups: dict[Any, Any] = {tuple(map(_exactly, frozen)): None} if frozen else {}
+        groups: dict[Any, Any] = {tuple(map(_exactly, self.frozen)): None} if self.frozen else {}
         order = sorted(range(len(parts)), key=lambda i: len(parts[i].names))
         for i in order[:-1]:
             groups[tuple(_exactly(self.places[name].path) for name in parts[i].names)] = made[i]
@@ -120,11 +121,12 @@ class Move:
         return self.tree.treedef.unflatten(made)
 
     def notes(self) -> tuple[str, ...]:
-        frozen = [path for path, name in self.names.items() if name not in self.run.names]
         left = [name for name in self.run.weights if name not in self.places]
-        notes = [f"in no group of torch's optimizer, so frozen: {', '.join(frozen)}"] if frozen else []
-        idle = [path for path, name in self.names.items() if self.step(name) == 0 and path not in frozen]
-        if idle and len(idle) + len(frozen) < len(self.names) and self.kind.counts:
+        notes = (
+            [f"in no group of torch's optimizer, so frozen: {', '.join(self.frozen)}"] if self.frozen else []
+        )
+        idle = [path for path, name in self.names.items() if self.step(name) == 0 and path not in self.frozen]
+        if idle and len(idle) + len(self.frozen) < len(self.names) and self.kind.counts:
             rule = "torch leaves alone what has no gradient, here a gradient of zero is decayed"
             notes += [f"without a step in torch: {', '.join(idle)} ({rule})"]
         notes += [f"no parameter here, left in the file: {', '.join(left)}"] if left else []

@@ -80,7 +80,7 @@ class OffloadBody(Body):
 def _name(links: Sequence[Link], parts: Sequence[Any], found: list[str]) -> None:
     """Writes the name of every numbered place; those inside of wrappers are called as without the wrapper."""
     for link, part in zip(links, parts, strict=True):
-        rows = view(part)
+        rows = view(part if link.rule is None else link.rule.owned(part))
         for path, number in zip(rows.paths, rows.places, strict=True):
             if isinstance(number, int):
                 found[number] = f"{link.address}/{path}" if path else link.address

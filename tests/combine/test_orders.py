@@ -211,6 +211,21 @@ def test_average_and_accumulate() -> None:
     assert "it runs at every micro-step, with zeros in between" in says(behind)[0]
 
 
+def test_schedule_free_stands_as_an_average_does() -> None:
+    """z goes 1, -1, -3 in two windows, and x is the mean of the z of all steps; what is behind moves x too."""
+    half, free = times(0.5), gx.schedule_free(gx.sgd(1.0), 1.0)
+    inside = gx.accumulate(free, 2)
+    behind = gx.schedule_free(gx.accumulate(gx.sgd(1.0), 2), 1.0)
+    assert mean(inside, *[half] * 4) == pytest.approx((-1 - 3) / 2)
+    assert mean(behind, *[half] * 4) == pytest.approx((1 - 1 - 1 - 3) / 4)
+    assert says(inside) == []
+    assert "it runs at every micro-step, with zeros in between" in says(behind)[0]
+    clipped = gx.chain(free, gx.clip(0.09))
+    assert mean(clipped, half) == pytest.approx(-1 + (1 - 0.09 + 1) / 0.9)  # z + (y - z) / b1
+    assert "put it last" in says(clipped)[0]
+    assert "put it outside" in says(gx.cautious(free))[0]
+
+
 def test_average_and_guard() -> None:
     """b goes 1, -1, and stays there at a bad step: inside, the average knows of one step; behind, of two."""
     half = times(0.5)

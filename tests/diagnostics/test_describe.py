@@ -159,3 +159,16 @@ def test_data_survives_json(name: str) -> None:
     again = gx.memory(tx, PARAMS).data
     assert json.loads(json.dumps(again)) == again
     assert again["device_bytes"] == 40 + again["totals"]["state"]["bytes"]
+
+
+def test_describe_says_which_sides_have_a_basis() -> None:
+    params = {"wide": jnp.ones((3, 9)), "b": jnp.ones(3)}
+    told = {
+        line.split("  ")[1].strip(): line
+        for line in str(gx.describe(gx.soap(0.1), params)).splitlines()
+        if "bases" in line or "no matrix" in line
+    }
+    assert told["wide"].endswith("3 x 9, bases left and right")
+    assert told["b"].endswith("no matrix: Adam")
+    seen = gx.describe(gx.soap(0.1, max_precondition_dim=4), params).facts.links[0].seen
+    assert dict(seen)["wide"] == "3 x 9, bases left"

@@ -221,6 +221,12 @@ SPELLINGS = [
         "gx.add_decayed_weights(proximal_rate=0.001)",
         "before the rate",
     ),
+    wrong(
+        "gx.add_decayed_weights(0.1, proximal_rate=1e-3, cautious=True)",
+        ValueError,
+        "gx.add_decayed_weights(cautious=True)",
+        "choose one",
+    ),
     wrong("gx.amsgrad(1e-3, raw_max='yes')", TypeError, "gx.scale_by_amsgrad(raw_max='yes')"),
     wrong(
         "gx.chain(gx.rprop(1e-2), gx.scale_by_learning_rate(1.0))",

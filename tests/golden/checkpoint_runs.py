@@ -13,6 +13,7 @@ import gradxform as gx
 
 _SMALL = {"b": [3], "w": [2, 3]}
 _WIDE = {"b": [3], "w": [2, 64]}
+_MATRIX = {"w": [2, 3]}
 _RATE = gx.warmup_cosine(1e-2, 2, 10)
 
 
@@ -35,6 +36,14 @@ KINDS: dict[str, Callable[[], Any]] = {
     "adabelief": lambda: gx.adabelief(1e-2),
     "adan": lambda: gx.adan(1e-2),
     "laprop": lambda: gx.laprop(1e-2),
+    "ademamix": lambda: gx.ademamix(1e-2, warmup_steps=2),
+    "adopt": lambda: gx.adopt(1e-2),
+    "mars": lambda: gx.mars(1e-2),
+    "stable_adamw": lambda: gx.stable_adamw(1e-2, weight_decay=0.1, mask=gx.matrices()),
+    "adamh": lambda: gx.adamh(gx.linear_schedule(1e-2, 0.0, 9)),
+    "schedule_free": lambda: gx.schedule_free_adamw(1e-2, warmup_steps=2),
+    "adam_mini": lambda: gx.adam_mini(1e-2),
+    "prodigy": lambda: gx.prodigy(estim_lr0=1e-3),
     "nadam": lambda: gx.chain(gx.scale_by_nadam(), gx.scale(-1e-2)),
     "adadelta": lambda: gx.adadelta(1e-2),
     "adagrad": lambda: gx.adagrad(1e-2),
@@ -45,6 +54,8 @@ KINDS: dict[str, Callable[[], Any]] = {
     "rprop": lambda: gx.rprop(1e-2),
     "adafactor": lambda: gx.adafactor(1e-2, min_dim_size_to_factor=2),
     "muon": lambda: gx.muon(1e-2),
+    "normuon": lambda: gx.normuon(1e-2),
+    "soap": lambda: gx.chain(gx.scale_by_soap(), gx.scale_by_soap(kl=True), gx.scale(-0.01)),
     # Fewer bits, and more.
     "bits_16": lambda: _low(16),
     "bits_16_moment": lambda: gx.lowbit.quantized(gx.lion(1e-2), 16, min_size=16),
@@ -76,8 +87,8 @@ KINDS: dict[str, Callable[[], Any]] = {
 
 
 def shapes(name: str) -> dict[str, list[int]]:
-    """The shapes of the parameters: codes come in blocks, and want longer rows."""
-    return _WIDE if name.startswith("bits_") else _SMALL
+    """The shapes of the parameters: codes come in blocks, and want longer rows; of bases there are many as it is."""
+    return _WIDE if name.startswith("bits_") else _MATRIX if name == "soap" else _SMALL
 
 
 def params_of(known: dict[str, list[int]], tx: Any, packed: bool) -> Any:

@@ -94,7 +94,7 @@ FACTORIES = _factories()
 def state_of(name: str) -> tuple[Any, Any, Any]:
     """Transform, parameters and a state full of bits. What wants another tree gets one."""
     tx = FACTORIES[name]()
-    for params in (PARAMS, {"w": jnp.ones((8, 16)), "b": jnp.ones(3)}):
+    for params in (PARAMS, {"w": jnp.ones((8, 16)), "b": jnp.ones(3)}, {"w": jnp.ones((8, 16))}):
         try:
             return tx, params, filled(tx.init(params))
         except (TypeError, ValueError, KeyError):
@@ -412,3 +412,24 @@ def test_killed_at_fifty_moments_the_last_complete_one_loads(tmp_path: Path) -> 
     assert seen["saves"] >= 50
     found = load(tmp_path / "run.safetensors", None, {"w": jax.ShapeDtypeStruct((300_000,), "float32")})
     assert int(found.state[0].count) == found.extra["step"] == seen["saves"]
+
+
+def test_a_role_that_was_declared_after_a_file_was_written():
+    """What stood there as `other` is the same field of the same class; another role is another meaning."""
+    tx, params = gx.adam(0.1), {"w": jnp.ones((2, 3))}
+    data = interop.manifest(tx, tx.init(params))
+    names = [name for name in data["arrays"] if "/mu" in name]
+    for role, field, fits in (
+        ("other", None, True),
+        ("other", "TheirState.mu", False),
+        ("factor", None, False),
+    ):
+        arrays = {name: dict(entry) for name, entry in data["arrays"].items()}
+        for name in names:
+            arrays[name] |= {"role": role} | ({"field": field} if field else {})
+        told = {**data, "arrays": arrays}
+        if fits:
+            interop.check_manifest(told, tx, params)
+        else:
+            with pytest.raises(interop.CheckpointError, match="role"):
+                interop.check_manifest(told, tx, params)

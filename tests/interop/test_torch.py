@@ -459,6 +459,16 @@ def test_a_transform_with_one_count_for_parameters_with_two() -> None:
     assert {int(x) for x in jax.tree.leaves(state) if x.dtype == jnp.int32} == {7, 3}
 
 
+def test_the_way_back_names_its_own_arguments() -> None:
+    params, tx = {"w": jnp.zeros(2)}, gx.adamw(1e-3)
+    for like in (3, {"state": {}, "param_groups": [ADAMW | {"params": [0]}]}):
+        with pytest.raises(
+            (TypeError, ValueError),
+            match=r"to_torch\(tx, state, params, like\): like(?s:.*)TorchRun|: like: wanted",
+        ):
+            to_torch(tx, tx.init(params), params, like)
+
+
 def test_before_the_first_step_torch_has_nothing() -> None:
     params, tx = {"w": jnp.zeros(2)}, gx.adamw(1e-3)
     run = TorchRun("AdamW", (ADAMW | {"names": ["w"]},), {})

@@ -30,14 +30,18 @@ RICHER: dict[str, Callable[[], Any]] = {
     "sgd": lambda: gx.sgd(0.1, 0.9, nesterov=True),
     "adafactor": lambda: gx.adafactor(0.1, min_dim_size_to_factor=2),
     "scale_by_factored_rms": lambda: gx.scale_by_factored_rms(min_dim_size_to_factor=2),
+    # Behind a direction that is not the weight itself: along that nothing is left but rounding.
+    "hyperball": lambda: gx.chain(gx.scale_by_adam(), gx.hyperball(0.01)),
     "muon": lambda: gx.muon(0.1, weight_decay=0.1, adam_weight_decay=0.1),
     "scale_by_muon": lambda: gx.masked(gx.scale_by_muon(), gx.matrices()),
+    "normalize_neurons": lambda: gx.masked(gx.normalize_neurons(), gx.matrices()),
     "scale_by_shape": lambda: gx.masked(gx.scale_by_shape(), gx.matrices()),
     "guard": lambda: gx.guard(gx.adamw(0.1), spike=6.0, window=8),
     "accumulate": lambda: gx.accumulate(gx.adamw(0.1), 2),
     "tunable": lambda: gx.tunable(gx.adamw(0.1), "learning_rate", "b2"),
     "average_params": lambda: gx.average_params(gx.adamw(0.1), 0.9),
     "cautious": lambda: gx.cautious(gx.adamw(0.1)),
+    "schedule_free": lambda: gx.schedule_free(gx.adamw(0.1, b1=0.0), 0.1, b1=FALL),
     "project": lambda: gx.project(gx.adamw(0.1), "*", gx.max_norm(10.0)),
     "loss_scale": lambda: gx.loss_scale(gx.adamw(0.1), 2.0, growth_interval=2),
     "switch_at": lambda: gx.switch_at(2, gx.adamw(0.1), gx.sgd(0.1, 0.9)),
@@ -58,6 +62,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "lion, smooth": lambda: gx.scale_by_lion(mode="smooth"),
     "rmsprop, centred": lambda: gx.rmsprop(0.1, centered=True, momentum=0.9, nesterov=True),
     "sgd, dampened": lambda: gx.sgd(FALL, 0.9, dampening=0.5),
+    "soap, KL": lambda: gx.soap(0.1, kl=True, precondition_frequency=2),
     **{
         f"{name}, {preset}": lambda entry=entry, preset=preset: entry.presets()[preset]
         for name, entry in ENTRIES.items()
@@ -66,6 +71,8 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     },
 }
 
+_SOAP = ("soap", "scale_by_soap", "soap, KL")
+
 #: Laws that a transform breaks, and why; "*" stands for whatever has a state like its parameters.
 GAPS: dict[str, dict[str, str]] = {
     "sharded_jit_init": {"*": "zeros made under jit do not know of automatic axes; on explicit ones they do"},
@@ -73,15 +80,26 @@ GAPS: dict[str, dict[str, str]] = {
     "file": {"named_chain": "Optax's layout: an ordered dictionary, which Flax brings back as a plain one"},
     "sixteen_tracks": {
         **dict.fromkeys(
-            ("muon", "scale_by_muon"),
+            ("muon", "scale_by_muon", "normuon"),
             "small singular values are made large, and with them what bfloat16 rounds off the momentum",
         ),
         "adafactor, torch": "its floor is the parameter dtype's machine epsilon, in bfloat16 as large as a gradient",
     },
-    "labels": dict.fromkeys(
-        ("scale_by_factored_rms", "adafactor", *(n for n in VARIANTS if n.startswith("adafactor"))),
-        "Optax's layout: an array of one number where nothing is factored",
-    ),
+    "labels": {
+        **dict.fromkeys(
+            ("scale_by_factored_rms", "adafactor", *(n for n in VARIANTS if n.startswith("adafactor"))),
+            "Optax's layout: an array of one number where nothing is factored",
+        ),
+        **dict.fromkeys(
+            ("normalize_neurons", "normuon"),
+            "a number for each neuron is a parameter's, and not of its shape",
+        ),
+        **dict.fromkeys(_SOAP, "in the parameter's place stands what belongs to one of its sides"),
+        **dict.fromkeys(
+            ("scale_by_adam_mini", "adam_mini"),
+            "one number a block is what the method is: nu has a parameter's rank, and length 1 where nothing is kept",
+        ),
+    },
 }
 
 

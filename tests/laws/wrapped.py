@@ -56,6 +56,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "loss_scale": lambda tx: gx.loss_scale(tx, 2.0, growth_interval=2),
     "switch_at": lambda tx: gx.switch_at(2, tx, gx.sgd(0.1, 0.9)),
     "probe": lambda tx: gx.probe(tx),
+    "schedule_free": lambda tx: gx.schedule_free(tx, 0.1),
 }
 
 #: What a pair breaks, and why: (wrapper, transform) -> {law: reason}.
@@ -63,12 +64,19 @@ _SVD = "Optax takes an SVD of a sharded matrix; alone it fails before, at bfloat
 _DIFFERENCE = (
     "its update is a difference of two iterates, in which a rounding of the compiled branch is 1.1e-5"
 )
+_SECOND = (
+    "its update has z - y in it: where a compiled z is one rounding away, that is 1.2e-5 of a step of 0.005"
+)
 GAPS: dict[tuple[str, str], dict[str, str]] = {
     ("accumulate", "optax.contrib.galore"): {"sharding": _SVD},
     ("accumulate", "optax.contrib.scale_by_galore"): {"sharding": _SVD},
     ("loss_scale", "optax.contrib.galore"): {"sharding": _SVD},
     ("loss_scale", "optax.contrib.scale_by_galore"): {"sharding": _SVD},
     ("loss_scale", "optax.contrib.scale_by_madgrad"): {"jit is eager": _DIFFERENCE},
+    **{
+        ("schedule_free", f"optax.{name}"): {"jit is eager": _SECOND}
+        for name in ("lion", "lion(mu_dtype)", "rmsprop", "scale_by_rms", "contrib.muon")
+    },
 }
 
 

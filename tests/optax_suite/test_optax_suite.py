@@ -30,6 +30,7 @@ ROOMS = [
     "optax/schedules",
     "optax/contrib/_common_test.py",
     "optax/contrib/_muon_test.py",
+    "optax/contrib/_schedule_free_test.py",
 ]
 #: What none of our functions is used in, or only those that the first of many parameters has used, and takes long.
 LEFT_OUT = [

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from .scalars import Array, Hyper, State, advance, count_of, counter, hyper
 
 
@@ -18,11 +20,13 @@ class AddDecayedWeights:
 
     `proximal_rate` eta: (u + lambda p) / (1 + eta lambda). The rate behind it takes p to (p - eta u) / (1 + eta lambda)
     which minimises <u, q> + |q - p|^2 / (2 eta) + lambda |q|^2 / 2 over q: implicit decay (Xie et al. 2022, Adan).
+    `cautious`: lambda 1[u p >= 0] p, where u is uphill (Chen et al. 2025, algorithm 1).
     """
 
     weight_decay: Hyper = 0.0
     independent: bool = False
     proximal_rate: Hyper | None = None
+    cautious: bool = False
 
     def init(self, p: Array) -> State:
         del p
@@ -33,6 +37,8 @@ class AddDecayedWeights:
             raise ValueError("weight decay needs the parameters")
         count = count_of(state)
         decay = hyper(self.weight_decay, count)
+        if self.cautious:
+            p = np.where((g * p <= 0) if self.independent else (g * p >= 0), p, 0.0)
         if self.independent:
             return advance(state), g - decay * p
         shrink = 0.0 if self.proximal_rate is None else hyper(self.proximal_rate, count) * decay

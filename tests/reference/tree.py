@@ -15,7 +15,7 @@ Tree = Any  # an array, None, or a dict of trees
 
 
 # Fields of a state that are one number for all leaves, by the names that Optax (`count`, Adan's `t`) and we give them.
-SHARED = ("count", "t", "mu_product")
+SHARED = ("count", "count_m2", "t", "mu_product")
 
 
 class LeafMethod(Protocol):

@@ -37,6 +37,8 @@ ALMOST = {
     "scale_by_stddev": (1e-6, "5e-8 on 8 devices; likely E[g^2] - E[g]^2 fused or not"),
     "rmsprop, centred": (1e-6, "as scale_by_stddev"),
     "adan, paper": (1e-6, "1e-7 on explicit axes, on a mesh of one device too; why is not known"),
+    "adam_atan2": (1e-6, "8e-8; XLA contracts what makes the angle otherwise in a shard of one number"),
+    "scale_by_adam_atan2": (1e-6, "as adam_atan2"),
     "optax.scale_by_backtracking_linesearch": (
         1e-3,
         "1e-4; likely the length found hangs on the last bits of a loss",

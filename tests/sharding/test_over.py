@@ -100,6 +100,8 @@ TRANSFORMS = {
     "layers": gx.per_layer(gx.adafactor(0.1, **FEW), "stack"),
     "torch": gx.adafactor(0.1, like="torch"),
     "vision": gx.adafactor(0.1, like="big_vision", min_dim_size_to_factor=4),
+    "prodigy": gx.prodigy(estim_lr0=0.05, weight_decay=0.1, estim_lr_coef=0.5),
+    "blocks": gx.per_layer(gx.adam_mini(0.1, blocks={"one": 0, "whole": ()}), "stack"),
     "sizes": gx.chain(gx.scale_by_param_block_rms(), gx.scale_by_param_block_norm(), gx.scale(0.1)),
     "held": gx.project(
         gx.project(gx.sgd(0.1), "both", gx.max_norm(1.0, axis=0)), "rows", gx.unit_norm(axis=1)

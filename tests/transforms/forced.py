@@ -79,6 +79,8 @@ def as_state(state: Any) -> Any:
 def _merged(link: Any) -> Any:
     if isinstance(link, dict) and set(link) == {"count", "inner"}:
         return {"count": link["count"], **link["inner"]}
+    if isinstance(link, dict) and set(link) == {"inner_states"}:
+        return {"inner_states": {label: _merged(state) for label, state in link["inner_states"].items()}}
     return [_merged(item) for item in link] if isinstance(link, list) else link
 
 

@@ -68,9 +68,13 @@ def leafwise(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make_decay(
-    weight_decay: Any = 0.0, mask: Any = None, coupled: bool = True, proximal_rate: Any = None
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    coupled: bool = True,
+    proximal_rate: Any = None,
+    cautious: bool = False,
 ) -> Any:
-    method = ref.AddDecayedWeights(weight_decay, not coupled, proximal_rate)
+    method = ref.AddDecayedWeights(weight_decay, not coupled, proximal_rate, cautious)
     return ref.Leafwise(method, True if mask is None else mask)
 
 

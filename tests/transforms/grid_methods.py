@@ -400,6 +400,8 @@ def _recipes() -> list[Case]:
             make_decay,
             {"proximal_rate": 0.5},
             {"proximal_rate": WARM, "mask": MATRICES},
+            {"cautious": True, "mask": MATRICES},
+            {"cautious": True, "coupled": False},
             weight_decay=0.1,
         ),
     ]

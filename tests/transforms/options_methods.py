@@ -233,5 +233,5 @@ ADDED: dict[str, Options] = {
     "adamw": {"eps_hat": [Beside(True, eps=0.1)]},
     "trace": {"dampening": [0.5, HALF]},
     "sgd": {"dampening": [0.5, HALF], "rate_in_momentum": [Beside(True, learning_rate=HALF)]},
-    "add_decayed_weights": {"proximal_rate": [0.5, HALF]},
+    "add_decayed_weights": {"proximal_rate": [0.5, HALF], "cautious": [True]},
 }

@@ -16,6 +16,7 @@ from tests.reference.scalars import Array, Hyper, bias_correction, hyper
 
 from .forced import ours, theirs
 from .grid_cases import BETA1, FALL, GROW, MATRICES, WARM, Case
+from .halves import Halves
 
 #: Of the leaves of the grid and of the options alike; a vector is a matrix of one row, a number one of one element.
 DIMS = {"w": Dims(), "b": Dims((), 0), "s": Dims((), ()), "c": Dims((1, 0), -1), "k": Dims(3, 1)}
@@ -91,13 +92,18 @@ class Shape:
 
     dims: Mapping[str, Dims]
     consistent_rms: Hyper | None = None
+    convention: str | None = None
 
     def update(self, grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         made, count = {}, state.get("count", 0)
         for name, g in grads.items():
             fan_in, fan_out = matrices(g, self.dims[name])[0][0].shape
-            if self.consistent_rms is None:
+            if self.convention == "spectral":
+                made[name] = g * (fan_out / fan_in) ** 0.5
+            elif self.convention == "moonshot":
+                made[name] = g * 0.2 * max(fan_in, fan_out) ** 0.5
+            elif self.consistent_rms is None:
                 made[name] = g * max(1, fan_out / fan_in) ** 0.5
             else:
                 made[name] = g * max(fan_in, fan_out) ** 0.5 * hyper(self.consistent_rms, count)
@@ -105,43 +111,42 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Muon on the leaves with dimension numbers, AdamW on the others; the state is that of the groups."""
+class Neurons:
+    """v = EMA of the mean of squares of each column, u / (sqrt(v) + eps), and the norm of each matrix as it was."""
 
     dims: Mapping[str, Dims]
-    muon: Any
-    adam: Any
+    b2: Hyper = 0.95
+    eps: Hyper = 1e-8
 
-    def update(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        updates: dict[str, Any] = {}
-        states: dict[str, Any] = {}
-        for label, method in (("muon", self.muon), ("adam", self.adam)):
-            names = [name for name in grads if (name in self.dims) == (label == "muon")]
-            old = _only(state["inner_states"][label], names)
-            g, p = ({name: tree[name] for name in names} for tree in (grads, params))
-            states[label], made = method.update(g, old, p)
-            updates |= made
-        return {"inner_states": states}, {name: updates[name] for name in grads}
-
-
-def _only(state: Any, names: list[str]) -> Any:
-    """A state without the places of the other leaves."""
-    if isinstance(state, list):
-        return [_only(link, names) for link in state]
-    if isinstance(state, dict):
-        trees = set(state) <= set(DIMS)
-        return {k: _only(v, names) for k, v in state.items() if not trees or k in names}
-    return state
+    def update(self, grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        made: dict[str, Any] = {}
+        nu: dict[str, Any] = {}
+        count = state.get("count", 0)
+        b2, eps = (hyper(h, count) for h in (self.b2, self.eps))
+        for name, g in grads.items():
+            parts, back = matrices(g, self.dims[name])
+            rows = self.dims[name][0]
+            rows = tuple(i % g.ndim for i in ((rows,) if isinstance(rows, int) else rows))
+            nu[name] = b2 * state["nu"][name] + (1 - b2) * np.mean(np.square(g), axis=rows)
+            sizes, _ = matrices(np.broadcast_to(np.expand_dims(nu[name], rows), g.shape), self.dims[name])
+            turned = [x / (np.sqrt(v) + eps) for x, v in zip(parts, sizes, strict=True)]
+            made[name] = back(
+                [y * np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(parts, turned, strict=True)]
+            )
+        return {**({"count": count + 1} if "count" in state else {}), "nu": nu}, made
 
 
-def recipe(dims: Mapping[str, Dims], o: Mapping[str, Any]) -> Recipe:
+def recipe(dims: Mapping[str, Dims], o: Mapping[str, Any]) -> Halves:
     """The reference of the whole, by the arguments of `gx.muon`."""
     own = ("ns_steps", "beta", "eps", "nesterov", "adaptive", "preconditioning")
     rate, kept = o["learning_rate"], {k: v for k, v in o.items() if k in own}
     mask = o.get("weight_decay_mask", True)
+    neurons = [Neurons(dims, o["neuron_b2"])] if "neuron_b2" in o else []
     mine = ref.Chain(
         Muon(dims, **kept),
-        Shape(dims, o.get("consistent_rms")),
+        *neurons,
+        Shape(dims, o.get("consistent_rms"), o.get("convention")),
         ref.Leafwise(
             ref.AddDecayedWeights(o.get("weight_decay", 0.0)),
             {k: mask if mask is True else mask[k] for k in dims},
@@ -157,7 +162,7 @@ def recipe(dims: Mapping[str, Dims], o: Mapping[str, Any]) -> Recipe:
         weight_decay=o.get("adam_weight_decay", 0.0),
         nesterov=o.get("nesterov", True),
     )
-    return Recipe(dims, mine, rest)
+    return Halves(dims, {"muon": mine, "adam": rest})
 
 
 def case(factory: str, options: dict[str, Any], dims: Any = None, narrow: bool = False) -> Case:
@@ -176,7 +181,12 @@ def case(factory: str, options: dict[str, Any], dims: Any = None, narrow: bool =
         known = {"w": Dims()} if dims is None else dims
         if factory == "muon":
             return recipe({k: d for k, d in known.items() if d is not None}, o)
-        return (Muon if factory == "scale_by_muon" else Shape)(known, **o)
+        if factory == "normuon":
+            first = {"convention": "moonshot", "adam_b2": 0.95, "neuron_b2": o.pop("b2", 0.95)}
+            return recipe({k: d for k, d in known.items() if d is not None}, first | o)
+        return {"scale_by_muon": Muon, "scale_by_shape": Shape, "normalize_neurons": Neurons}[factory](
+            known, **o
+        )
 
     def text(value: Any) -> str:
         return getattr(value, "name", None) or ("dict" if isinstance(value, dict) else str(value))
@@ -197,18 +207,32 @@ CASES = [
     case("scale_by_muon", {"mu_dtype": jnp.bfloat16, "ns_dtype": None, "ns_steps": 2}, DIMS, narrow=True),
     case("scale_by_shape", {}, DIMS),
     case("scale_by_shape", {"consistent_rms": FALL}, DIMS),
+    case("scale_by_shape", {"convention": "moonshot"}, DIMS),
+    case("scale_by_shape", {"convention": "spectral"}, DIMS),
+    case("normalize_neurons", {}, DIMS),
+    case("normalize_neurons", {"b2": BETA1, "eps": GROW}, DIMS | {"k": Dims((0, 3), 1)}),
+    case("normuon", {"learning_rate": 1e-3, "adam_learning_rate": 3e-3, "weight_decay": 0.1}),
+    case(
+        "normuon",
+        {"learning_rate": WARM, "weight_decay": FALL, "weight_decay_mask": MATRICES, "b2": 0.5, "beta": 0.8}
+        | {"ns_coeffs": "standard", "ns_steps": 2, "eps": 1e-6, "nesterov": False, "adam_b1": 0.8}
+        | {"adam_b2": 0.9, "adam_weight_decay": 0.1, "convention": "spectral", "matrices": ("w", "c")},
+        {"w": Dims(), "b": None, "s": None, "c": Dims(0, 2), "k": None},
+    ),
+    case("normuon", {"learning_rate": 0.02, "mu_dtype": jnp.bfloat16, "ns_dtype": None}, narrow=True),
     case("muon", {"learning_rate": 0.02, "adam_learning_rate": 1e-3, "weight_decay": 0.1}),
     case(
         "muon",
         {"learning_rate": WARM, "weight_decay": FALL, "weight_decay_mask": MATRICES}
         | {"ns_coeffs": "standard", "ns_steps": 3, "beta": BETA1, "eps": GROW, "consistent_rms": 0.2}
         | {"adam_b1": BETA1, "adam_b2": 0.95, "adam_eps_root": 1e-6, "adam_weight_decay": 0.1}
-        | {"nesterov": False, "adaptive": True, "preconditioning": "schatten"},
+        | {"nesterov": False, "adaptive": True, "preconditioning": "schatten", "neuron_b2": 0.9},
         {"w": Dims(), "b": None, "s": None, "c": Dims(0, 2), "k": Dims((0, 1), (2, 3))},
     ),
     case(
         "muon",
-        {"learning_rate": 0.02, "mu_dtype": jnp.bfloat16, "ns_dtype": None, "matrices": "w"},
+        {"learning_rate": 0.02, "mu_dtype": jnp.bfloat16, "ns_dtype": None, "matrices": "w"}
+        | {"convention": "spectral"},
         narrow=True,
     ),
 ]
@@ -231,7 +255,29 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
     ),
     "scale_by_shape": (
         {"weight_dimension_numbers": OF_OPTIONS},
-        {"consistent_rms": [0.2], "weight_dimension_numbers": [OF_OPTIONS | {"w": Dims(1, 0)}]},
+        {"consistent_rms": [0.2], "convention": ["moonshot"]}
+        | {"weight_dimension_numbers": [OF_OPTIONS | {"w": Dims(1, 0)}]},
+    ),
+    "normalize_neurons": (
+        {"weight_dimension_numbers": OF_OPTIONS},
+        {"b2": [0.5], "eps": [0.1], "weight_dimension_numbers": [OF_OPTIONS | {"w": Dims(1, 0)}]},
+    ),
+    "normuon": (
+        {"learning_rate": 0.1, "weight_decay": 0.1, "adam_weight_decay": 0.1, "matrices": "w"},
+        {name: values for name, values in _OWN.items() if name not in ("adaptive", "preconditioning")}
+        | {
+            "learning_rate": [0.2],
+            "b2": [0.5],
+            "weight_decay": [0.0],
+            "weight_decay_mask": [{"w": False, "b": False}],
+            "adam_b1": [0.5],
+            "adam_b2": [0.9],
+            "adam_weight_decay": [0.0],
+            "adam_learning_rate": [0.2],
+            "weight_dimension_numbers": [{"w": Dims(1, 0)}],
+            "matrices": [lambda path, leaf: False],
+            "convention": ["keller", "spectral"],
+        },
     ),
     "muon": (
         {"learning_rate": 0.1, "weight_decay": 0.1, "adam_weight_decay": 0.1},
@@ -247,6 +293,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
             "adam_learning_rate": [0.2],
             "muon_weight_dimension_numbers": [OF_OPTIONS, {"w": Dims((0, 1), ()), "b": None}],
             "consistent_rms": [0.2],
+            "convention": ["moonshot"],
+            "neuron_b2": [0.95],
             "matrices": [lambda path, leaf: False],
         },
     ),
@@ -272,10 +320,12 @@ def groups(tx: Any, params: Any = PARAMS) -> set[str]:
 
 
 def test_who_is_orthogonalised() -> None:
-    assert groups(gx.muon(0.1)) == {"embed", "layers/b", "head"}
+    with pytest.warns(UserWarning, match="orthogonalises 'embed', 'head';"):
+        assert groups(gx.muon(0.1)) == {"embed", "layers/b", "head"}
     assert groups(gx.muon(0.1, matrices=gx.matrices(exclude=("embed", "layers/*")))) == {"head"}
     stacked = gx.per_layer(gx.muon(0.1), "layers/*")
-    assert groups(stacked) == {"embed", "layers/w", "head"}
+    with pytest.warns(UserWarning, match="orthogonalises 'embed', 'head';"):
+        assert groups(stacked) == {"embed", "layers/w", "head"}
     assert groups(gx.muon(0.1, matrices=gx.matrices(stacked="layers/*", exclude=("embed", "head")))) == {
         "layers/w"
     }
@@ -338,7 +388,13 @@ def test_wrong_arguments_are_named() -> None:
         ),
         ({"ns_coeffs": "keller"}, r"gx\.scale_by_muon\(ns_coeffs='keller'\): wanted 'standard', 'dion'"),
         ({"ns_dtype": "int8"}, r"gx\.scale_by_muon\(ns_dtype=.*floating"),
-        ({"consistent_rms": -0.2}, r"gx\.scale_by_shape\(consistent_rms=-0\.2\)"),
+        ({"consistent_rms": -0.2}, r"gx\.muon\(consistent_rms=-0\.2\)"),
+        (
+            {"convention": "jordan"},
+            r"gx\.muon\(convention='jordan'\): wanted 'keller', 'moonshot', 'spectral'",
+        ),
+        ({"convention": "keller", "consistent_rms": 0.2}, r"gx\.muon\(.*wanted one of the two"),
+        ({"neuron_b2": 1.0}, r"gx\.normalize_neurons\(b2=1\.0\)"),
         ({"adam_learning_rate": -0.2}, r"gx\.muon\(adam_learning_rate=-0\.2\)"),
         ({"weight_decay": -0.2}, r"gx\.muon\(weight_decay=-0\.2\)"),
     ):
@@ -378,3 +434,69 @@ def test_codes_go_by_roles() -> None:
     muon = state.inner_states["muon"].inner_state[0]
     assert isinstance(muon.mu["w"], gx.lowbit.Quantized)
     assert muon.ns_coeffs.dtype == jnp.float32
+
+
+PLAN = {"*/w": Dims(1, 2), "head": Dims(), "*": None}
+
+
+def test_a_plan_by_path_says_what_becomes_of_each_leaf() -> None:
+    """The first pattern that takes a leaf decides; the plan is text and `describe` prints what came of it."""
+    tx = gx.muon(0.1, muon_weight_dimension_numbers=PLAN)
+    assert groups(tx) == {"layers/w", "head"}
+    assert gx.from_json(gx.to_json(tx)) == tx
+    told = [line.split() for line in str(gx.describe(tx, PARAMS)).splitlines() if "[muon]/muon" in line]
+    assert ["[muon]/muon", "head", "(4,", "2)", "4", "x", "2"] in told
+    assert ["[muon]/muon", "layers/w", "(3,", "4,", "5)", "3", "of", "4", "x", "5"] in told
+    links = gx.describe(tx, PARAMS).data["links"]
+    assert next(link for link in links if link["seen"])["seen"] == {"head": "4 x 2", "layers/w": "3 of 4 x 5"}
+    by_name = gx.muon(
+        0.1, muon_weight_dimension_numbers={"embed": None, "layers": {"w": Dims(1, 2), "b": None}}
+    )
+    a, b = (t.update(GRADS, t.init(PARAMS), PARAMS)[0] for t in (tx, by_name))
+    np.testing.assert_allclose(a["layers"]["w"], b["layers"]["w"], rtol=1e-6)
+
+
+def test_what_a_plan_cannot_mean_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"gx\.muon: nothing belongs to '\*/typo'"):
+        gx.muon(0.1, muon_weight_dimension_numbers={"*/typo": Dims(), "*": None}).init(PARAMS)
+    with pytest.raises(TypeError, match=r"the dimension numbers of '\*/w' are 3"):
+        gx.muon(0.1, muon_weight_dimension_numbers={"*/w": 3})
+    with pytest.raises(TypeError, match=r"keys there is 3"):
+        gx.muon(0.1, muon_weight_dimension_numbers={"*/w": Dims(), 3: None})
+
+
+def test_describe_asks_a_function_of_the_parameters() -> None:
+    """It printed what the transform would be without any parameters: other leaves than those that are taken."""
+    tx = gx.muon(0.1, muon_weight_dimension_numbers=lambda params: jax.tree.map(_heads, params))
+    taken = {link.address: link.leaves for link in gx.describe(tx, PARAMS).facts.links}
+    assert taken["[muon]/muon"] == ("layers/w",)
+    assert groups(tx) == {"layers/w"}
+
+
+def _heads(x: Any) -> Any:
+    return Dims(1, 2) if x.ndim == 3 else None
+
+
+def test_normalised_neurons_are_alike_and_the_norm_is_kept() -> None:
+    g = jax.random.normal(KEY, (5, 7)) * jnp.arange(1.0, 8.0)[None]
+    tx = gx.normalize_neurons(b2=0.0)
+    u, _ = tx.update(g, tx.init(g))
+    columns = np.linalg.norm(u, axis=0)
+    np.testing.assert_allclose(columns, columns[0], rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(u), np.linalg.norm(g), rtol=1e-5)
+    top = np.abs(g).max(0, keepdims=True)
+    np.testing.assert_allclose(u / np.abs(u).max(0, keepdims=True), g / top, rtol=1e-5)
+    zero = jnp.zeros((3, 2))
+    assert not np.any(tx.update(zero, tx.init(zero))[0])
+    assert tx.init(jnp.ones((4, 3), jnp.bfloat16)).nu.dtype == jnp.float32
+
+
+def test_conventions_have_the_size_that_they_are_named_for() -> None:
+    """Of an orthogonal update: Moonshot's root mean square is 0.2, and spectral's change of an output is the rate."""
+    g = jnp.linalg.qr(jax.random.normal(KEY, (64, 16)))[0]
+    moonshot, spectral, keller = (
+        gx.scale_by_shape(convention=c).update(g, ())[0] for c in ("moonshot", "spectral", "keller")
+    )
+    assert float(jnp.sqrt(jnp.mean(moonshot**2))) == pytest.approx(0.2, rel=1e-5)
+    assert float(jnp.linalg.norm(spectral, 2)) == pytest.approx((16 / 64) ** 0.5, rel=1e-5)
+    np.testing.assert_array_equal(keller, g)
