@@ -67,8 +67,7 @@ class LanguageModel:
         self.programs: dict[Any, Any] = {}
 
     def transform(self, peak: Any) -> gx.GradientTransformation:
-        rate = gx.warmup_cosine(peak, recipes.WARMUP, self.steps)
-        return recipes.lm.from_recipe("adamw", rate, b2=self.b2)
+        return recipes.lm.from_recipe("adamw", peak, self.steps, b2=self.b2)
 
     def params(self) -> Any:
         return recipes.lm.init(jax.random.key(0))

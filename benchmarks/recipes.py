@@ -33,7 +33,6 @@ from gradxform._catalog import entries
 ROOT = Path(__file__).parents[1]
 SIZES = {"L": 2, "D": 64, "H": 2, "F": 256, "T": 64, "B": 8}
 STEPS = 500
-WARMUP = 0.05
 SEARCH_SEED, SEEDS = 100, (0, 1, 2)
 POINTS, MOST_EXTENSIONS = 3, 4
 
@@ -82,8 +81,7 @@ def rung(rate: float, by: int) -> float:
 
 def transform(name: str, peak: Any, steps: int) -> gx.GradientTransformation:
     recipe, others = VARIANTS.get(name, (name, {}))
-    rate = peak if recipe == "rprop" else gx.warmup_cosine(peak, WARMUP, steps)
-    return lm.from_recipe(recipe, rate, **others)
+    return lm.from_recipe(recipe, peak, steps, **others)
 
 
 def make_program(make: Callable[[Any], gx.GradientTransformation], steps: int) -> Any:
@@ -104,8 +102,8 @@ def make_program(make: Callable[[Any], gx.GradientTransformation], steps: int) -
             updates, state = tx.update(gradients, state, params)
             return (gx.apply_updates(params, updates), state), loss
 
-        (params, _), losses = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(steps))
-        return lm.validate(params, held_out), losses
+        (params, state), losses = jax.lax.scan(step, (params, tx.init(params)), jnp.arange(steps))
+        return lm.validate(lm.evaluated(state, params), held_out), losses
 
     return run
 
@@ -194,7 +192,7 @@ def settings(steps: int) -> dict[str, Any]:
     return {
         "sizes": SIZES,
         "steps": steps,
-        "warmup": WARMUP,
+        "warmup": lm.WARMUP,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "bytes_to_learn_from": len(text),
         "bytes_held_out": len(held_out),

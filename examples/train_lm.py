@@ -83,14 +83,36 @@ RECIPES = {
     "sign_sgd": (3e-3, {}),
     "sgd": (0.3, {"momentum": 0.9}),
     "adafactor": (3e-2, {"min_dim_size_to_factor": 32}),
+    "adam_atan2": (3e-3, {"b2": 0.95, **DECAY}),
+    "adam_mini": (3e-3, {"b2": 0.95, **DECAY}),
+    "ademamix": (1e-3, {"b3": 0.999, **DECAY}),
+    "adopt": (3e-3, {"b2": 0.99, **DECAY}),
+    "mars": (3e-3, DECAY),
+    "prodigy": (1.0, {"estim_lr0": 1e-4, "safeguard_warmup": True}),
+    "schedule_free_adamw": (1e-2, {"b2": 0.95, **DECAY}),
+    "schedule_free_sgd": (10.0, {}),
+    "stable_adamw": (3e-3, {"b2": 0.95, **DECAY}),
+    "soap": (3e-3, DECAY),
+    "muon": (1e-2, {"convention": "moonshot", "adam_b2": 0.95, "weight_decay": 0.1, "matrices": MATRICES}),
+    "normuon": (1e-2, {"weight_decay": 0.1, "matrices": MATRICES}),
+    "adamh": (1e-2, {"b2": 0.95, "matrices": MATRICES}),
 }
+# What looks at whole arrays, and shall see those of one layer and not the stack.
+OF_ARRAYS = {"adafactor", "adam_mini", "adamh", "lamb", "lars", "muon", "normuon", "soap", "stable_adamw"}
+# Rprop makes its own steps and takes the size of the first (it is a method for full batches: on these it fails);
+# Schedule-Free warms up and keeps its rate.
+CONSTANT = {"rprop", "schedule_free_adamw", "schedule_free_sgd"}
+WARMUP = 0.05
 
 
-def from_recipe(name, rate, **others):
-    """A recipe of the table behind a clip. What looks at whole arrays shall see those of one layer, not the stack."""
+def from_recipe(name, peak, steps, **others):
+    """A recipe of the table behind a clip, with this peak rate, a warmup, and a cosine where it has one."""
     _, arguments = RECIPES.get(name, (None, {}))
+    rate = peak if name in CONSTANT else gx.warmup_cosine(peak, WARMUP, steps)
+    if name.startswith("schedule_free"):
+        others = {"warmup_steps": max(round(WARMUP * steps), 1), **others}
     tx = getattr(gx, name)(rate, **{**arguments, **others})
-    if name in ("adafactor", "lamb", "lars"):
+    if name in OF_ARRAYS:
         tx = gx.per_layer(tx, stacked="layers/*")
     return gx.chain(gx.clip_by_global_norm(1.0), tx)
 
@@ -101,12 +123,10 @@ def make_optimizer(args):
         return gx.from_json(args.config.read_text())
     peak, _ = RECIPES.get(args.optimizer or "adamw", (1e-3, {}))
     peak = args.learning_rate or peak
-    rate = gx.warmup_cosine(peak, 0.05, args.steps)
     if args.optimizer is None:
-        return standard_recipe(rate)
+        return standard_recipe(gx.warmup_cosine(peak, WARMUP, args.steps))
     try:
-        # Rprop makes its own steps and takes the size of the first. It is a method for full batches: on these it fails.
-        return from_recipe(args.optimizer, peak if args.optimizer == "rprop" else rate)
+        return from_recipe(args.optimizer, peak, args.steps)
     except AttributeError as unknown:
         raise SystemExit(f"--optimizer {args.optimizer}: {unknown}") from None
 
@@ -220,6 +240,14 @@ def train_step(tx, params, state, text, key):
     return gx.apply_updates(params, updates), state, loss
 
 
+def evaluated(state, params):
+    """The weights to evaluate: Schedule-Free and averages have others than those they train."""
+    try:
+        return gx.eval_params(state, params)
+    except ValueError:
+        return params
+
+
 @jax.jit
 def validate(params, text):
     """Bits per byte of all of a text, cut into windows of T bytes and one more to be guessed."""
@@ -244,7 +272,7 @@ def readable(text):
 
 
 def train(tx, params, text, held_out, steps, key):
-    """Returns the parameters, the loss of every step, and {step: bits per byte on the held-out text}."""
+    """Returns the parameters to evaluate, the loss of every step, and {step: bits per byte on the held-out text}."""
     rates = learning_rates(tx, steps)
     state = tx.init(params)
     losses, scores = [], {}
@@ -265,9 +293,9 @@ def train(tx, params, text, held_out, steps, key):
             if (step + 1) % max(steps // 8, 50) == 0 or step == steps - 1:
                 losses[-1].block_until_ready()
                 start = time.perf_counter()
-                scores[step + 1] = float(validate(params, held_out))
+                scores[step + 1] = float(validate(evaluated(state, params), held_out))
                 clock += time.perf_counter() - start
-    return params, np.asarray(jax.device_get(losses)), scores
+    return evaluated(state, params), np.asarray(jax.device_get(losses)), scores
 
 
 def draw(losses, rates, scores, path):

@@ -26,7 +26,6 @@ from .._core.errors import check_flag, check_number
 from .._core.factory import factory
 from .._core.lift import elementwise
 from .._core.numerics import abs_sq, ema, ratio
-from .._core.scalars import is_zero
 from .decay import add_decayed_weights, check_decay
 
 
@@ -136,7 +135,7 @@ def adopt(
     nesterov: bool = False,
     use_clipping: bool = True,
     clip_value_fn: Any = fourth_root,
-    weight_decay: Any = 0.0,
+    weight_decay: Any = None,
     mask: Any = None,
     nu_dtype: Any = None,
 ):
@@ -148,12 +147,12 @@ def adopt(
     Args:
         learning_rate: a number or a schedule; about the change of one weight in one step.
         b1, b2, eps, mu_dtype, nesterov, use_clipping, clip_value_fn, nu_dtype: as in `scale_by_adopt`.
-        weight_decay: the decay per unit of learning rate; a number of at least 0, or a schedule.
+        weight_decay: the decay per unit of learning rate; a number of at least 0, or a schedule. None: no such link.
         mask: which leaves decay; every form of `gx.masked`. None decays all.
 
     Returns:
         `chain(scale_by_adopt(...), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))`,
-        where a decay of 0 is no link, as in Optax.
+        without the decay if it is None, as in Optax.
 
     Example:
         >>> import gradxform as gx
@@ -163,10 +162,11 @@ def adopt(
     Differs from Optax: as `scale_by_adopt`; `weight_decay` and `mask`.
     """
     check_rate("adopt", learning_rate)
-    check_decay("adopt", weight_decay)
+    if weight_decay is not None:
+        check_decay("adopt", weight_decay)
     more = {"use_clipping": use_clipping, "clip_value_fn": clip_value_fn, "nu_dtype": nu_dtype}
     return chain(
         scale_by_adopt(b1, b2, eps, mu_dtype, nesterov=nesterov, **more),
-        *(() if is_zero(weight_decay) else (add_decayed_weights(weight_decay, mask),)),
+        *(() if weight_decay is None else (add_decayed_weights(weight_decay, mask),)),
         scale_by_learning_rate(learning_rate),
     )

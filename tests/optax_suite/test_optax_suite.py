@@ -23,7 +23,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.interop, pytest.mark.optax_suite]
 
 HERE = Path(__file__).parent
-SITE = Path(optax.__file__).parents[1]
+SITE = Path(optax.__file__).resolve().parents[1]
 ROOMS = [
     "optax/_src",
     "optax/transforms",

@@ -48,10 +48,10 @@ class Adopt:
         return {"count": t + 1, "mu": m, "nu": b2 * v + (1 - b2) * g * g}, u
 
 
-def recipe(learning_rate: Any, weight_decay: Any = 0.0, mask: Any = None, **options: Any) -> Any:
+def recipe(learning_rate: Any, weight_decay: Any = None, mask: Any = None, **options: Any) -> Any:
     decay = ref.Leafwise(ref.AddDecayedWeights(weight_decay), True if mask is None else mask)
     links = [ref.Leafwise(Adopt(**options)), decay, ref.Leafwise(ref.ScaleByLearningRate(learning_rate))]
-    return ref.Chain(*(links if weight_decay else [links[0], links[2]]))
+    return ref.Chain(*(links if weight_decay is not None else [links[0], links[2]]))
 
 
 _ROWS: list[dict[str, Any]] = [
